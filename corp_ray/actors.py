@@ -1,0 +1,218 @@
+"""Ray actors: thin shells around engines, consolidation and the gate. No algorithm lives here.
+
+Scorer actors own an engine and score candidates on support and validation; the reducer
+consolidates and stages models; a judge holds one held-out split alone and evaluates on an engine
+leased to it. Only seeds, amplitudes, texts and rewards travel. torch is imported in the actor's
+process, never by the driver.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from corp_ray import recipe as recipe_file
+from corp_ray.consolidate import Consolidation, consolidate
+from corp_ray.direction import Direction
+from corp_ray.recipe import Recipe
+from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Work
+from corp_ray.tasks import Messages, make_task
+from corp_ray.tasks.splits import make_splits
+
+if TYPE_CHECKING:
+    from corp_ray.engines import EngineSettings
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What an actor needs to build the task and its splits by itself."""
+
+    task: dict[str, Any]
+    sizes: dict[str, int]
+    seed: int
+
+    def examples(self, task: Any, names: Sequence[str]) -> dict[str, tuple[Example, ...]]:
+        splits = make_splits(task, self.sizes, self.seed)
+        return {name: splits[name].examples for name in names}
+
+
+def _grade(
+    task: Any,
+    examples: Sequence[Example],
+    generations: Sequence[Generation],
+    *,
+    candidate: Candidate,
+    center: Center,
+    split: str,
+    seconds: float,
+    engine: str,
+) -> Evaluation:
+    grades = [task.reward(e, g.text) for e, g in zip(examples, generations, strict=True)]
+    return Evaluation(
+        candidate=candidate,
+        center_digest=center.digest,
+        split=split,
+        rewards=tuple(grade.reward for grade in grades),
+        outcomes=tuple(grade.outcome for grade in grades),
+        generated_tokens=sum(generation.tokens for generation in generations),
+        seconds=seconds,
+        engine=engine,
+    )
+
+
+class Scorer:
+    """One engine with the support and validation splits; the class behind `ScorerActor`."""
+
+    def __init__(self, engine: EngineSettings, settings: TaskSettings):
+        from corp_ray.engines import make_engine
+
+        self._task = make_task(**settings.task)
+        self._examples = settings.examples(self._task, ("support", "validation"))
+        self._engine = make_engine(engine)
+        self._center: Center | None = None
+
+    def ready(self, center: Center) -> str:
+        """Load the center; what `Engine.describe` says."""
+        self._use(center)
+        return self._engine.describe()
+
+    def score(self, work: Work) -> list[Evaluation]:
+        """One evaluation per candidate. Candidates of a sweep share their terms and a held sum."""
+        self._use(work.center)
+        examples = self._examples[work.split]
+        prompts = [self._task.prompt(example) for example in examples]
+        swept = work.candidates[0].kind == "proposal"
+        begin = time.perf_counter()
+        if swept:
+            self._engine.hold(Direction(work.candidates[0].terms))
+        results = []
+        for candidate in work.candidates:
+            if swept:
+                self._engine.apply_step(candidate.step)
+            else:
+                self._engine.apply(Direction(candidate.scaled))
+            generations = self._engine.generate(prompts)
+            results.append(
+                _grade(
+                    self._task,
+                    examples,
+                    generations,
+                    candidate=candidate,
+                    center=work.center,
+                    split=work.split,
+                    seconds=time.perf_counter() - begin,
+                    engine=self._engine.describe(),
+                )
+            )
+            begin = time.perf_counter()
+        if swept:
+            self._engine.release()
+        return results
+
+    def answer(
+        self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
+    ) -> tuple[list[Generation], str]:
+        """Answers of center + candidate by the exact rule, and what the engine is."""
+        self._use(center)
+        self._engine.apply(Direction(candidate.scaled))
+        return self._engine.generate(prompts), self._engine.describe()
+
+    def digest(self, center: Center, candidate: Candidate) -> str:
+        """Digest of the weights that center + candidate has in this engine."""
+        self._use(center)
+        self._engine.apply(Direction(candidate.scaled))
+        return self._engine.digest()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def _use(self, center: Center) -> None:
+        if self._center != center:
+            self._engine.load(center)
+            self._center = center
+
+
+class Judge:
+    """Holds one held-out split and evaluates on a leased scorer; behind `JudgeActor`."""
+
+    def __init__(self, split: str, settings: TaskSettings):
+        self._split = split
+        self._task = make_task(**settings.task)
+        self._examples = settings.examples(self._task, (split,))[split]
+
+    def evaluate(self, scorer: Any, center: Center, candidate: Candidate) -> Evaluation:
+        """The candidate's rewards on this judge's split, answered by the leased scorer."""
+        begin = time.perf_counter()
+        prompts = [self._task.prompt(example) for example in self._examples]
+        generations, engine = ray.get(scorer.answer.remote(center, candidate, prompts))
+        return _grade(
+            self._task,
+            self._examples,
+            generations,
+            candidate=candidate,
+            center=center,
+            split=self._split,
+            seconds=time.perf_counter() - begin,
+            engine=engine,
+        )
+
+
+class Reducer:
+    """Consolidates rewards and stages models; the class behind `ReducerActor`."""
+
+    def __init__(self, threads: int):
+        self._threads = threads
+
+    def center(self, path: str, dtype: str) -> Center:
+        """The center in a folder, digested in the run's dtype."""
+        from corp_ray import checkpoint
+
+        return Center(path, checkpoint.folder_digest(Path(path), dtype, threads=self._threads))
+
+    def consolidate(
+        self,
+        directions: Sequence[Direction],
+        rewards: Sequence[float],
+        grid: Sequence[tuple[float, float]],
+        rank: int,
+        compatibility: float,
+    ) -> list[Consolidation]:
+        """One consolidation per (quantile, inverse temperature) of the grid."""
+        return [
+            consolidate(
+                directions,
+                rewards,
+                quantile=quantile,
+                inverse_temperature=inverse_temperature,
+                rank=rank,
+                compatibility=compatibility,
+            )
+            for quantile, inverse_temperature in grid
+        ]
+
+    def stage(self, center: Center, target: str, recipe: Recipe, direction: Direction) -> str:
+        """Write the weights of center + direction to a folder beside their place; their digest."""
+        from corp_ray import checkpoint
+
+        return checkpoint.stage(
+            Path(center.path), Path(target), recipe, [direction], threads=self._threads
+        )
+
+    def commit(self, staged: str, final: str, recipe: Recipe) -> None:
+        """Give a staged folder its recipe and its place; nothing to do where it has that place."""
+        from corp_ray import checkpoint
+
+        place = Path(final)
+        if not place.exists() or recipe_file.load(place / "recipe.json") != recipe:
+            checkpoint.commit(Path(staged), place, recipe)
+
+
+ScorerActor = ray.remote(Scorer)
+JudgeActor = ray.remote(Judge)
+ReducerActor = ray.remote(Reducer)

@@ -1,0 +1,65 @@
+"""What every job shares: arguments, logging, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from corp_ray import config as configuration
+from corp_ray.config import Config
+from corp_ray.errors import ConfigError, CorpError
+
+
+def parse_config(description: str, arguments: Sequence[str] | None = None) -> Config:
+    """The configuration named by --config with key=value overrides; --print-config shows it."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", help="YAML file, one experiment (see conf/)")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and stop"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_intermixed_args(arguments)
+    config = configuration.load(given.config, given.overrides)
+    if given.print_config:
+        sys.stdout.write(configuration.to_yaml(config))
+        raise SystemExit(0)
+    return config
+
+
+def parse_values(
+    description: str, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, str]:
+    """key=value arguments of a job without a configuration. Errors: ConfigError."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("values", nargs="*", metavar="key=value")
+    pairs = parser.parse_args().values
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"argument {pair!r}: expected key=value")
+    values = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+    for key in values:
+        if key not in (*required, *optional):
+            raise ConfigError(f"unknown key {key}: expected {', '.join((*required, *optional))}")
+    for key in required:
+        if not values.get(key):
+            raise ConfigError(f"{key}=: needed (keys: {', '.join((*required, *optional))})")
+    return values
+
+
+def run_job(job: Callable[[], None]) -> NoReturn:
+    """Run a job; an error made on purpose becomes one line on standard error and its exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        job()
+    except CorpError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from what is on disk\n")
+        raise SystemExit(130) from None
+    raise SystemExit(0)

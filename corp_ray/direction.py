@@ -1,0 +1,97 @@
+"""Directions: finite maps from a noise seed to an amplitude, with the algebra of vectors.
+
+One seed is one axis and axes count as orthonormal, so the norm is the root mean square change
+per parameter. A direction is a few KB and, with the base weights, rebuilds a model. See
+docs/method.md, "Directions".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from corp_ray.noise import check_seed
+from corp_ray.records import Terms
+
+
+class Direction:
+    """An immutable combination of noise axes.
+
+    `terms` is a mapping or an iterable of (seed, amplitude); repeated seeds add up. Stored
+    ascending by seed, float64. Errors: ValueError for a seed outside 63 bits or an amplitude that
+    is not finite.
+    """
+
+    __slots__ = ("terms",)
+    terms: Terms
+
+    def __init__(self, terms: Mapping[int, float] | Iterable[tuple[int, float]] = ()):
+        pairs = terms.items() if isinstance(terms, Mapping) else terms
+        total: dict[int, float] = {}
+        for seed, amplitude in pairs:
+            seed, amplitude = check_seed(seed), float(amplitude)
+            if not math.isfinite(amplitude):
+                raise ValueError(f"amplitude {amplitude} of seed {seed} is not finite")
+            total[seed] = total.get(seed, 0.0) + amplitude
+        object.__setattr__(self, "terms", tuple(sorted(total.items())))
+
+    def __setattr__(self, name, value):
+        raise AttributeError("a Direction is immutable")
+
+    def __reduce__(self):
+        return Direction, (self.terms,)
+
+    def __eq__(self, other):
+        return isinstance(other, Direction) and self.terms == other.terms
+
+    def __hash__(self):
+        return hash(self.terms)
+
+    def __len__(self):
+        return len(self.terms)
+
+    def __repr__(self):
+        return f"Direction({len(self.terms)} seeds, norm {self.norm:.3g})"
+
+    @property
+    def norm(self) -> float:
+        """Root sum of squared amplitudes: the RMS change per parameter."""
+        return math.sqrt(math.fsum(a * a for _, a in self.terms))
+
+    def scale(self, factor: float) -> Direction:
+        return Direction((seed, amplitude * factor) for seed, amplitude in self.terms)
+
+    def __add__(self, other: Direction) -> Direction:
+        return Direction((*self.terms, *other.terms))
+
+    def dot(self, other: Direction) -> float:
+        theirs = dict(other.terms)
+        return math.fsum(a * theirs[seed] for seed, a in self.terms if seed in theirs)
+
+    def cosine(self, other: Direction) -> float:
+        """Inner product of the unit directions; 0 when either has norm 0."""
+        norms = self.norm * other.norm
+        return self.dot(other) / norms if norms else 0.0
+
+    def unit(self) -> Direction:
+        norm = self.norm
+        return self.scale(1 / norm) if norm else self
+
+
+def coordinates(directions: Iterable[Direction]) -> tuple[np.ndarray, np.ndarray]:
+    """Directions as rows over their shared axes: seeds uint64 (S,), coordinates float64 (N, S)."""
+    listed = list(directions)
+    seeds = sorted({seed for direction in listed for seed, _ in direction.terms})
+    column = {seed: j for j, seed in enumerate(seeds)}
+    rows_NS = np.zeros((len(listed), len(seeds)))
+    for row, direction in zip(rows_NS, listed, strict=True):
+        for seed, amplitude in direction.terms:
+            row[column[seed]] = amplitude
+    return np.array(seeds, np.uint64), rows_NS
+
+
+def from_coordinates(seeds: np.ndarray, row: np.ndarray) -> Direction:
+    """The direction with amplitude row[j] on seeds[j]; exact zeros are left out."""
+    return Direction((int(seed), a) for seed, a in zip(seeds, row, strict=True) if a != 0.0)

@@ -1,0 +1,97 @@
+"""What a person sees of a run: a progress line on a terminal, occasional plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from corp_ray.records import Evaluation
+from corp_ray.search import RunResult
+
+log = logging.getLogger("corp_ray")
+
+_EVERY_S = 15.0
+
+
+class TerminalDisplay:
+    """Progress with candidates done of total, best so far, tokens/s and time left.
+
+    On a terminal a live bar, elsewhere a log line at most every 15 s.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._name, self._total, self._done, self._before = "", 0, 0, 0
+        self._begin = self._spoke = 0.0
+        self._tokens, self._best = 0, -1.0
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        self._name, self._total, self._done, self._before = name, total, done, done
+        self._begin = self._spoke = time.monotonic()
+        self._tokens, self._best = 0, -1.0
+        if done == total:
+            return
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar.start()
+            self._bar.add_task(name, total=total, completed=done, detail="")
+        else:
+            again = f", {done} already scored" if done else ""
+            log.info("%s: %d to score%s", name, total - done, again)
+
+    def result(self, evaluation: Evaluation) -> None:
+        self._done += 1
+        self._tokens += evaluation.generated_tokens
+        self._best = max(self._best, evaluation.mean)
+        now = time.monotonic()
+        elapsed = max(now - self._begin, 1e-9)
+        detail = f"best {self._best:.3f}  {self._tokens / elapsed:.0f} tokens/s"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=self._done, detail=detail)
+        elif now - self._spoke >= _EVERY_S:
+            self._spoke = now
+            left = (self._total - self._done) * elapsed / (self._done - self._before)
+            log.info("%s: %d of %d, %s, %.0f s left", self._name, self._done, self._total, detail, left)
+
+    def phase_done(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def note(self, line: str) -> None:
+        log.info("%s", line)
+
+
+def show_result(result: RunResult) -> None:
+    """The test table and where the files are, on standard output."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
+    table = Table(title="test split, read once, after the run was decided")
+    for heading in ("model", "mean reward", "points over base", "95 % paired interval", "n"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for row in result.test:
+        interval = f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]" if row.name != "base" else ""
+        gain = f"{100 * row.gain:+.1f}" if row.name != "base" else ""
+        table.add_row(row.name, f"{row.mean:.3f}", gain, interval, str(row.examples))
+    console.print(table)
+    lines: Sequence[str] = (
+        [f"committed model: {result.commits[-1].path}"]
+        if result.commits
+        else ["the gate accepted nothing: the base model stands, no folder was written"]
+    )
+    for line in (*lines, f"run directory: {result.directory} (ended: {result.stop_reason})"):
+        console.print(line, soft_wrap=True, highlight=False)

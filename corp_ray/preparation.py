@@ -1,0 +1,137 @@
+"""Everything that a run checks and fixes before Ray or an engine starts.
+
+From a configuration: the task and its splits' digests, the model folder and what of it is
+perturbed, and the identity that rows of this run carry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corp_ray import config as configuration
+from corp_ray import parameters
+from corp_ray.actors import TaskSettings
+from corp_ray.config import Config
+from corp_ray.engines import EngineSettings
+from corp_ray.errors import ConfigError
+from corp_ray.noise import NOISE_VERSION
+from corp_ray.reward_table import Identity
+from corp_ray.tasks import make_task
+from corp_ray.tasks.splits import NAMES, make_splits
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked configuration with what was read for it; plain data."""
+
+    config: Config
+    folder: Path
+    perturbed: tuple[str, ...]
+    parameters: int
+    task: TaskSettings
+    task_version: str
+    split_digests: dict[str, str]
+    model_digest: str
+    device: str
+
+    @property
+    def decoding_digest(self) -> str:
+        """Digest of how prompts become token ids and answers."""
+        decoding = self.config.decoding
+        content = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "batch_size": decoding.batch_size,
+            "chat_template": self.config.model.chat_template,
+            "sampling": "greedy",
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run's rows rest on, by the name an error message would use."""
+        return {
+            "model": self.model_digest,
+            "device": self.device,
+            "task_version": self.task_version,
+            "decoding": self.decoding_digest,
+            "noise_version": NOISE_VERSION,
+            "split": self.split_digests,
+        }
+
+    def table_identity(self, engine: str) -> Identity:
+        return Identity(self.split_digests, self.decoding_digest, self.task_version, engine)
+
+    @property
+    def engine(self) -> EngineSettings:
+        config = self.config
+        return EngineSettings(
+            kind=config.engine.kind,
+            dtype=config.model.dtype,
+            device=self.device,
+            threads=config.engine.threads,
+            chat_template=config.model.chat_template,
+            max_new_tokens=config.decoding.max_new_tokens,
+            batch_size=config.decoding.batch_size,
+            include=tuple(config.perturb.include),
+            exclude=tuple(config.perturb.exclude),
+            options=dict(config.engine.options),
+        )
+
+    @property
+    def task_name(self) -> str:
+        """One line that names the task for people."""
+        task = self.config.task
+        if task.kind == "reasoning_gym":
+            return f"reasoning-gym {task.dataset} {json.dumps(task.arguments)}"
+        return f"{Path(task.path).name}, graded by {task.grader}"
+
+
+def prepare(config: Config) -> Prepared:
+    """Check everything that can be checked without an engine.
+
+    Errors: ConfigError, TaskError, CheckpointError, each one line that names the setting.
+    """
+    settings = configuration.task_settings(config.task)
+    task = make_task(**settings)
+    sizes = {name: getattr(config.splits, name) for name in NAMES}
+    splits = make_splits(task, sizes, config.splits.seed)
+    folder = parameters.resolve(config.model.path)
+    specs = parameters.read_specs(folder)
+    perturbed = parameters.perturbed_names(specs, config.perturb.include, config.perturb.exclude)
+    _check_tokenizer(folder, config)
+    chosen = set(perturbed)
+    return Prepared(
+        config=config,
+        folder=folder,
+        perturbed=perturbed,
+        parameters=sum(spec.size for spec in specs if spec.name in chosen),
+        task=TaskSettings(settings, sizes, config.splits.seed),
+        task_version=task.version,
+        split_digests={name: split.digest for name, split in splits.items()},
+        model_digest=parameters.model_digest(folder),
+        device=_device(config),
+    )
+
+
+def _check_tokenizer(folder: Path, config: Config) -> None:
+    if config.engine.kind != "transformers":
+        return
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise ConfigError(f"model.path={config.model.path!r}: no tokenizer files in the folder")
+
+
+def _device(config: Config) -> str:
+    """The device engines will use; asked of torch in a process of its own, so none stays here."""
+    if config.engine.device != "auto":
+        return config.engine.device
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        return "cpu"
+    code = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    return "cuda" if done.returncode == 0 else "cpu"

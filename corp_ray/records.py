@@ -1,0 +1,167 @@
+"""Frozen records that cross a process boundary. Standard library only.
+
+Directions travel as `Terms`: ((seed, amplitude), ...) ascending by seed. A record holds seeds,
+amplitudes, texts and rewards, never weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+Terms = tuple[tuple[int, float], ...]
+
+GRADED = "graded"
+WRONG_FORMAT = "wrong_format"
+VERIFIER_ERROR = "verifier_error"
+OUTCOMES = (GRADED, WRONG_FORMAT, VERIFIER_ERROR)
+
+
+def direction_digest(terms: Terms) -> str:
+    """SHA-256 (hex, 32 characters) of the exact seeds and float64 amplitudes of a direction."""
+    packed = b"".join(struct.pack("<Qd", seed, amplitude) for seed, amplitude in terms)
+    return hashlib.sha256(packed).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with the answer its task grades against; `data` is the task's own."""
+
+    id: str
+    question: str
+    answer: str
+    data: Any = None
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a verifier says of one text: a reward in [0, 1] and how it came about."""
+
+    reward: float
+    outcome: str = GRADED
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an engine wrote for one prompt, and how many tokens that took (end token included)."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Center:
+    """The weights a round perturbs: a Hugging Face folder and the digest of its tensors."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point to score: the direction `step * terms` added to the center.
+
+    `kind` is "center" (no terms), "candidate" (a member of the population) or "proposal" (a
+    consolidated direction at one step size).
+    """
+
+    id: str
+    kind: str
+    round: int
+    terms: Terms = ()
+    step: float = 1.0
+    sigma: float = 0.0
+
+    @property
+    def scaled(self) -> Terms:
+        """The terms with the step multiplied in (float64)."""
+        if self.step == 1.0:
+            return self.terms
+        return tuple((seed, amplitude * self.step) for seed, amplitude in self.terms)
+
+    @property
+    def digest(self) -> str:
+        return direction_digest(self.scaled)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Candidates for one actor call: same center, same split, and (for a sweep) same terms."""
+
+    center: Center
+    split: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rewards of one candidate on one split, in the split's order."""
+
+    candidate: Candidate
+    center_digest: str
+    split: str
+    rewards: tuple[float, ...]
+    outcomes: tuple[str, ...]
+    generated_tokens: int
+    seconds: float
+    engine: str
+
+    @property
+    def mean(self) -> float:
+        return sum(self.rewards) / len(self.rewards)
+
+
+@dataclass(frozen=True)
+class EvaluationFailure:
+    """A piece of work that no actor could finish, and why."""
+
+    work: Work
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One (quantile, inverse temperature, step) and what it scored on validation."""
+
+    quantile: float
+    inverse_temperature: float
+    step: float
+    candidate: Candidate
+    validation_mean: float = float("nan")
+
+    @property
+    def exact(self) -> Candidate:
+        """The direction with its step multiplied in: what gate and commit apply."""
+        return Candidate(self.candidate.id, "candidate", self.candidate.round, self.candidate.scaled)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's decision on one proposal, with the numbers it rests on."""
+
+    accepted: bool
+    reason: str
+    mean: float
+    standard_error: float
+    lower: float
+    p_value: float
+    test: str
+    fixes: int
+    regressions: int
+    examples: int
+    alpha: float
+    look: int = 0
+
+
+@dataclass(frozen=True)
+class Commit:
+    """An update that passed the gate: where its folder is and what it holds."""
+
+    number: int
+    round: int
+    path: str
+    digest: str
+    terms: Terms = field(default=(), repr=False)

@@ -1,0 +1,221 @@
+"""The reward table: append-only Parquet parts that say what is scored and with what result.
+
+A row is one candidate on one split around one center. Rows are on disk before they count, each
+part whole or absent; resuming is asking the table what is missing. Rows of another identity are
+refused, broken or foreign parts set aside. See docs/method.md, "Reward table".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corp_ray.errors import RewardTableError
+from corp_ray.files import write_atomic
+from corp_ray.noise import NOISE_VERSION
+from corp_ray.records import OUTCOMES, VERIFIER_ERROR, Candidate, Evaluation
+
+log = logging.getLogger(__name__)
+
+COMPACT_FROM = 64  # parts from which opening a table merges them into one
+_VERSION = b"corp_ray reward table 1"
+
+SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("candidate_id", pa.string()),
+        ("kind", pa.string()),
+        ("sigma", pa.float64()),
+        ("step", pa.float64()),
+        ("seeds", pa.list_(pa.uint64())),
+        ("amplitudes", pa.list_(pa.float64())),
+        ("direction_digest", pa.string()),
+        ("center_digest", pa.string()),
+        ("split", pa.string()),
+        ("mean_reward", pa.float64()),
+        ("rewards", pa.list_(pa.float64())),
+        ("outcomes", pa.list_(pa.int8())),
+        ("generated_tokens", pa.int64()),
+        ("seconds", pa.float64()),
+        ("engine", pa.string()),
+        ("split_digest", pa.string()),
+        ("decoding_digest", pa.string()),
+        ("task_version", pa.string()),
+        ("noise_version", pa.int32()),
+    ],
+    metadata={b"format": _VERSION},
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What rewards depend on beside weights and direction; equal for every row that is compared."""
+
+    split_digests: Mapping[str, str]
+    decoding_digest: str
+    task_version: str
+    engine: str
+    noise_version: int = NOISE_VERSION
+
+
+Key = tuple[str, str, str]  # center digest, split, direction digest
+
+
+def _key(evaluation: Evaluation) -> Key:
+    return evaluation.center_digest, evaluation.split, evaluation.candidate.digest
+
+
+class RewardTable:
+    """The rows of one run's `rewards/` folder, kept in memory and extended on disk.
+
+    Errors: RewardTableError naming what differs when a row has another identity; DiskFullError
+    when a part cannot be written (no row is lost or half written).
+    """
+
+    def __init__(self, folder: Path, identity: Identity):
+        self._folder = folder
+        self._identity = identity
+        self._rows: dict[Key, Evaluation] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        parts = sorted(folder.glob("*.parquet"))
+        read = [part for part in parts if self._read(part)]
+        if len(read) >= COMPACT_FROM:
+            self._write(list(self._rows.values()), f"compact-{uuid.uuid4().hex}.parquet")
+            for part in read:
+                part.unlink()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def evaluations(self) -> list[Evaluation]:
+        return list(self._rows.values())
+
+    def get(self, center_digest: str, split: str, candidate: Candidate) -> Evaluation | None:
+        return self._rows.get((center_digest, split, candidate.digest))
+
+    def missing(
+        self, center_digest: str, split: str, candidates: Iterable[Candidate]
+    ) -> list[Candidate]:
+        """The candidates without a row, each direction once, in order."""
+        wanted = {candidate.digest: candidate for candidate in reversed(list(candidates))}
+        absent = [c for c in wanted.values() if (center_digest, split, c.digest) not in self._rows]
+        return absent[::-1]
+
+    def append(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+        """Write the new rows as one part; returns those that were not in the table before."""
+        new = {_key(e): e for e in evaluations if _key(e) not in self._rows}
+        if new:
+            self._write(list(new.values()), f"part-{uuid.uuid4().hex}.parquet")
+            self._rows |= new
+        return list(new.values())
+
+    def _write(self, evaluations: Sequence[Evaluation], name: str) -> None:
+        table = pa.Table.from_pylist([self._record(e) for e in evaluations], schema=SCHEMA)
+        write_atomic(
+            self._folder / name, lambda path: pq.write_table(table, path, compression="zstd")
+        )
+
+    def _record(self, e: Evaluation) -> dict:
+        if e.engine != self._identity.engine:
+            raise RewardTableError(f"engine: {e.engine!r}, this run scores with {self._identity.engine!r}")
+        return {
+            "round": e.candidate.round,
+            "candidate_id": e.candidate.id,
+            "kind": e.candidate.kind,
+            "sigma": e.candidate.sigma,
+            "step": e.candidate.step,
+            "seeds": [seed for seed, _ in e.candidate.terms],
+            "amplitudes": [amplitude for _, amplitude in e.candidate.terms],
+            "direction_digest": e.candidate.digest,
+            "center_digest": e.center_digest,
+            "split": e.split,
+            "mean_reward": e.mean,
+            "rewards": list(e.rewards),
+            "outcomes": [OUTCOMES.index(outcome) for outcome in e.outcomes],
+            "generated_tokens": e.generated_tokens,
+            "seconds": e.seconds,
+            "engine": e.engine,
+            "split_digest": self._identity.split_digests[e.split],
+            "decoding_digest": self._identity.decoding_digest,
+            "task_version": self._identity.task_version,
+            "noise_version": self._identity.noise_version,
+        }
+
+    def _read(self, part: Path) -> bool:
+        """Take the part's rows in; False when it was set aside."""
+        try:
+            table = pq.read_table(part)
+            if (table.schema.metadata or {}).get(b"format") != _VERSION:
+                raise ValueError("not a part of a reward table of this version")
+            records = table.cast(SCHEMA).to_pylist()
+            evaluations = [_evaluation(record) for record in records]
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            aside = self._folder / "set_aside"
+            aside.mkdir(exist_ok=True)
+            os.replace(part, aside / part.name)
+            log.warning(
+                "%s cannot be used (%s): moved to %s/, its candidates are scored again",
+                part,
+                " ".join(str(error).split())[:200],
+                aside.name,
+            )
+            return False
+        for record, evaluation in zip(records, evaluations, strict=True):
+            self._check(part, record)
+            self._rows.setdefault(_key(evaluation), evaluation)
+        return True
+
+    def _check(self, part: Path, record: Mapping) -> None:
+        expected = {
+            "engine": self._identity.engine,
+            "split_digest": self._identity.split_digests.get(record["split"]),
+            "decoding_digest": self._identity.decoding_digest,
+            "task_version": self._identity.task_version,
+            "noise_version": self._identity.noise_version,
+        }
+        for name, wanted in expected.items():
+            if record[name] != wanted:
+                raise RewardTableError(
+                    f"{part}: {name} of {record['candidate_id']} on {record['split']} is "
+                    f"{record[name]!r}, this run has {wanted!r}; rows of different {name} never mix"
+                )
+
+
+def _evaluation(record: Mapping) -> Evaluation:
+    terms = tuple(zip(record["seeds"], record["amplitudes"], strict=True))
+    candidate = Candidate(
+        record["candidate_id"],
+        record["kind"],
+        record["round"],
+        terms,
+        record["step"],
+        record["sigma"],
+    )
+    if candidate.digest != record["direction_digest"]:
+        raise ValueError(f"direction of {candidate.id} does not match its digest")
+    if not record["rewards"] or len(record["rewards"]) != len(record["outcomes"]):
+        raise ValueError(f"rewards of {candidate.id} are incomplete")
+    return Evaluation(
+        candidate=candidate,
+        center_digest=record["center_digest"],
+        split=record["split"],
+        rewards=tuple(record["rewards"]),
+        outcomes=tuple(OUTCOMES[code] for code in record["outcomes"]),
+        generated_tokens=record["generated_tokens"],
+        seconds=record["seconds"],
+        engine=record["engine"],
+    )
+
+
+def error_share(evaluation: Evaluation) -> float:
+    """The share of gradings in which the verifier itself failed."""
+    return evaluation.outcomes.count(VERIFIER_ERROR) / len(evaluation.outcomes)

@@ -1,0 +1,152 @@
+"""Scoring through the reward table: what is missing goes to the engines, what arrives goes to disk.
+
+The one place where pool, judges and table meet. A row counts once it is on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from corp_ray.actors import JudgeActor, ScorerActor
+from corp_ray.errors import EngineError, TaskError
+from corp_ray.pool import Pool, Supervised, plan_engines
+from corp_ray.preparation import Prepared
+from corp_ray.proposals import sweep_groups
+from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
+from corp_ray.reward_table import RewardTable, error_share
+from corp_ray.run_directory import RunDirectory
+
+
+class Display(Protocol):
+    """What a run tells whoever watches."""
+
+    def phase(self, name: str, total: int, done: int) -> None: ...
+
+    def result(self, evaluation: Evaluation) -> None: ...
+
+    def phase_done(self) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+class Scoring:
+    """Engines and reward table of one run, on a connected Ray cluster."""
+
+    def __init__(
+        self, prepared: Prepared, directory: RunDirectory, display: Display, base: Center
+    ):
+        self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
+        self._directory, self._display = directory, display
+        settings, ray_config = prepared.engine, prepared.config.ray
+        count, gpus = plan_engines(
+            engines=ray_config.engines,
+            gpus_per_engine=ray_config.gpus_per_engine,
+            threads=settings.threads,
+            device=prepared.device,
+        )
+        display.note(f"starting {count} engines: {settings.kind} on {settings.device}")
+        scorer = ScorerActor.options(num_cpus=settings.threads, num_gpus=gpus)
+        self._pool = Pool(
+            lambda: scorer.remote(settings, prepared.task),
+            count,
+            warm=lambda actor: actor.ready.remote(base),
+            in_flight=ray_config.in_flight,
+            attempts=ray_config.attempts,
+        )
+        kinds = sorted(set(self._pool.descriptions))
+        if len(kinds) != 1:
+            raise EngineError(f"engines differ: {', '.join(kinds)}")
+        self._table = RewardTable(directory.rewards, prepared.table_identity(kinds[0]))
+
+    def close(self) -> None:
+        self._pool.close()
+
+    @contextmanager
+    def _phase(self, name: str, total: int, done: int) -> Iterator[None]:
+        begin, rows = time.time(), len(self._table)
+        self._display.phase(name, total, done)
+        try:
+            yield
+        finally:
+            self._display.phase_done()
+            self._directory.log_metrics(
+                {
+                    "phase": name,
+                    "seconds": time.time() - begin,
+                    "rows": len(self._table) - rows,
+                    "restarts": self._pool.restarts,
+                    "time": time.time(),
+                }
+            )
+
+    def score(
+        self, center: Center, split: str, candidates: Sequence[Candidate], phase: str
+    ) -> list[Evaluation]:
+        """Evaluations of all candidates on a split, in order, scoring those that the table lacks.
+
+        Errors: EngineError when a candidate fails on every attempt; TaskError when the verifier
+        fails too often.
+        """
+        missing = self._table.missing(center.digest, split, candidates)
+        fixed = [(c,) for c in missing if c.kind != "proposal"]
+        swept = sweep_groups([c for c in missing if c.kind == "proposal"], len(self._pool))
+        works = [Work(center, split, group) for group in (*fixed, *swept)]
+        with self._phase(phase, len(candidates), len(candidates) - len(missing)):
+            for result in self._pool.map_unordered(works):
+                if isinstance(result, EvaluationFailure):
+                    names = ", ".join(c.id for c in result.work.candidates)
+                    raise EngineError(
+                        f"{names}: not scored in {result.attempts} attempts: {result.reason}"
+                    )
+                self._record(result)
+        return [self._stored(center, split, candidate) for candidate in candidates]
+
+    def judged(
+        self, split: str, work: Sequence[tuple[Center, Candidate]], phase: str
+    ) -> list[Evaluation]:
+        """Evaluations on a held-out split, by a judge that alone holds it, on leased engines."""
+        missing = self.unjudged(split, work)
+        if missing:
+            judge = Supervised(
+                lambda: JudgeActor.options(num_cpus=0, max_concurrency=len(self._pool)).remote(
+                    split, self._task
+                )
+            )
+            with self._phase(phase, len(work), len(work) - len(missing)):
+                for evaluation in self._pool.leased(judge, missing):
+                    self._record([evaluation])
+            judge.close()
+        return [self._stored(center, split, candidate) for center, candidate in work]
+
+    def unjudged(
+        self, split: str, work: Sequence[tuple[Center, Candidate]]
+    ) -> list[tuple[Center, Candidate]]:
+        return [(o, c) for o, c in work if self._table.get(o.digest, split, c) is None]
+
+    def check_weights(self, center: Center, candidate: Candidate, digest: str) -> None:
+        """EngineError unless an engine's center + candidate has exactly the tensors of `digest`."""
+        found = self._pool.digest(center, candidate)
+        if found != digest:
+            raise EngineError(
+                f"{candidate.id}: an engine holds weights {found[:12]}..., "
+                f"the staged folder {digest[:12]}..."
+            )
+
+    def _record(self, evaluations: Sequence[Evaluation]) -> None:
+        for evaluation in self._table.append(evaluations):
+            self._display.result(evaluation)
+            share = error_share(evaluation)
+            if share > self._max_error_share:
+                raise TaskError(
+                    f"{evaluation.candidate.id}: the verifier failed on {share:.0%} of "
+                    f"{evaluation.split}, task.max_error_share={self._max_error_share}"
+                )
+
+    def _stored(self, center: Center, split: str, candidate: Candidate) -> Evaluation:
+        evaluation = self._table.get(center.digest, split, candidate)
+        if evaluation is None:
+            raise EngineError(f"{candidate.id} on {split}: scored, yet not in the reward table")
+        return evaluation

@@ -1,0 +1,246 @@
+"""The loop: sample, score, consolidate, validate, gate, commit, recenter.
+
+A straight line with one loop edge. Every step asks the reward table what is missing, so resume,
+retry and growth are the same line run again. The driver never touches weights. See
+docs/method.md, "One round".
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from corp_ray import population
+from corp_ray.actors import ReducerActor
+from corp_ray.consolidate import Consolidation
+from corp_ray.direction import Direction
+from corp_ray.gate import judge, paired_interval
+from corp_ray.pool import Supervised
+from corp_ray.preparation import Prepared
+from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
+from corp_ray.recenter import SearchState, advance, constructive_score, stop_reason
+from corp_ray.recipe import Recipe
+from corp_ray.records import Candidate, Center, Commit, Evaluation, Proposal, Verdict
+from corp_ray.round_record import describe_verdict, round_record
+from corp_ray.run_directory import RunDirectory
+from corp_ray.scoring import Display, Scoring
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's mean reward on the test split, and its gain over the base on the same items.
+
+    `low` and `high` bound the gain with 95 % confidence (paired, normal).
+    """
+
+    name: str
+    mean: float
+    gain: float
+    low: float
+    high: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: its commits (none when the gate never accepted), and the test table."""
+
+    directory: Path
+    commits: tuple[Commit, ...]
+    stop_reason: str
+    test: tuple[Measured, ...]
+
+
+def center_candidate(round_number: int) -> Candidate:
+    """The center itself: the empty direction."""
+    return Candidate(f"r{round_number}center", "center", round_number)
+
+
+class Run:
+    """One run on a connected Ray cluster; `execute` is the whole line."""
+
+    def __init__(self, prepared: Prepared, directory: RunDirectory, display: Display):
+        self.prepared, self.config = prepared, prepared.config
+        self.directory, self.display = directory, display
+        for leftover in directory.commits.glob(".staged-*"):
+            shutil.rmtree(leftover)
+        self.reducer = Supervised(
+            lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads)
+        )
+        self.base: Center = self.reducer.call(
+            "center", str(prepared.folder.resolve()), prepared.engine.dtype
+        )
+        self.scoring = Scoring(prepared, directory, display, self.base)
+
+    def close(self) -> None:
+        self.scoring.close()
+        self.reducer.close()
+
+    def execute(self) -> RunResult:
+        """Rounds until one of the stop conditions, then the test table."""
+        settings = self.config.recentering
+        state, center, recipe = SearchState(), self.base, self._base_recipe()
+        commits: list[Commit] = []
+        reason = None
+        while reason is None:
+            state, center, recipe, commit = self._round(state, center, recipe)
+            commits += [commit] if commit else []
+            reason = stop_reason(
+                state,
+                rounds=settings.rounds,
+                max_commits=settings.max_commits,
+                patience=settings.patience,
+            )
+        return RunResult(self.directory.root, tuple(commits), reason, self._measure(center, commits))
+
+    def _round(
+        self, state: SearchState, center: Center, recipe: Recipe
+    ) -> tuple[SearchState, Center, Recipe, Commit | None]:
+        config, number = self.config, state.round
+        sampled = self._sample(state)
+        wanted = [center_candidate(number), *sampled]
+        origin, *scored = self.scoring.score(
+            center, "support", wanted, f"round {number}: population"
+        )
+        consolidations = self._consolidate(sampled, scored)
+        proposals = make_proposals(consolidations, config.consolidation.steps, number)
+        decision, swept = self._decide(center, recipe, proposals, number)
+        weight = config.recentering.regression_weight
+        scores = [constructive_score(origin.rewards, e.rewards, weight) for e in scored]
+        following = advance(
+            state,
+            directions=[Direction(candidate.terms) for candidate in sampled],
+            rewards=[evaluation.mean for evaluation in scored],
+            scores=scores,
+            drawn_sigmas=[candidate.sigma for candidate in sampled],
+            listed_sigmas=config.population.sigmas,
+            accepted=decision.accepted,
+            rounds=config.recentering.rounds,
+            rank=config.consolidation.rank,
+        )
+        record = round_record(
+            center, state, origin, scored, scores, consolidations, swept, decision, following
+        )
+        self.directory.write_round(number, record)
+        commit = None
+        if decision.accepted:
+            commit, recipe, center = self._commit(center, recipe, decision, number)
+            self.display.note(f"committed {commit.path}")
+        else:
+            self.display.note(f"round {number}: nothing committed ({decision.reason})")
+        shutil.rmtree(self._staging(number), ignore_errors=True)
+        return following, center, recipe, commit
+
+    def _sample(self, state: SearchState) -> list[Candidate]:
+        config = self.config
+        if state.sigma is None:
+            size = config.population.size
+            return population.isotropic(config.run.seed, 0, size, config.population.sigmas)
+        return population.low_rank(
+            config.run.seed,
+            state.round,
+            0,
+            config.recentering.population,
+            sigma=state.sigma,
+            isotropic_share=state.isotropic_share,
+            subspace=state.subspace,
+            rank=config.consolidation.rank,
+        )
+
+    def _consolidate(
+        self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]
+    ) -> dict[GridPoint, Consolidation]:
+        settings = self.config.consolidation
+        grid = [(q, b) for q in settings.quantiles for b in settings.inverse_temperatures]
+        results = self.reducer.call(
+            "consolidate",
+            [Direction(candidate.terms) for candidate in candidates],
+            [evaluation.mean for evaluation in evaluations],
+            grid,
+            settings.rank,
+            settings.compatibility,
+        )
+        return dict(zip(grid, results, strict=True))
+
+    def _decide(
+        self, center: Center, recipe: Recipe, proposals: Sequence[Proposal], number: int
+    ) -> tuple[Decision, list[Proposal]]:
+        """Score proposals on validation and take the best, if it gains there, to the gate."""
+        wanted = [center_candidate(number), *(p.candidate for p in proposals)]
+        scored = self.scoring.score(
+            center, "validation", wanted, f"round {number}: validation sweep"
+        )
+        swept = [
+            replace(p, validation_mean=evaluation.mean)
+            for p, evaluation in zip(proposals, scored[1:], strict=True)
+        ]
+        best = best_proposal(swept)
+        if best is None or best.validation_mean <= scored[0].mean:
+            return Decision(best, "no_gain_on_validation"), swept
+        verdict = self._gate(center, recipe, best, number)
+        self.display.note(describe_verdict(verdict))
+        return Decision(best, verdict.reason, verdict), swept
+
+    def _gate(self, center: Center, recipe: Recipe, best: Proposal, number: int) -> Verdict:
+        """Stage the best proposal, check that engines hold the same bytes, judge it."""
+        work = [(center, center_candidate(number)), (center, best.exact)]
+        if self.scoring.unjudged("gate", work):
+            digest = self._stage(center, recipe, best, number)
+            self.scoring.check_weights(center, best.exact, digest)
+        before, after = self.scoring.judged("gate", work, f"round {number}: gate")
+        return judge(
+            before.rewards,
+            after.rewards,
+            alpha=self.config.gate.alpha,
+            min_gain=self.config.gate.min_gain,
+            look=self.directory.looks_before(number) + 1,
+        )
+
+    def _staging(self, number: int) -> Path:
+        return self.directory.commits / f".staged-{number}"
+
+    def _stage(self, center: Center, recipe: Recipe, best: Proposal, number: int) -> str:
+        direction = Direction(best.exact.terms)
+        return self.reducer.call("stage", center, str(self._staging(number)), recipe, direction)
+
+    def _commit(
+        self, center: Center, recipe: Recipe, decision: Decision, number: int
+    ) -> tuple[Commit, Recipe, Center]:
+        assert decision.best is not None and decision.verdict is not None
+        direction = Direction(decision.best.exact.terms)
+        extended = recipe.extended(direction, number, decision.verdict)
+        final = self.directory.commits / str(len(extended.steps))
+        staged = self._staging(number)
+        if not final.exists() and not staged.exists():
+            self._stage(center, recipe, decision.best, number)
+        self.reducer.call("commit", str(staged), str(final), extended)
+        new: Center = self.reducer.call(
+            "center", str(final.resolve()), self.prepared.engine.dtype
+        )
+        commit = Commit(len(extended.steps), number, str(final), new.digest, direction.terms)
+        return commit, extended, new
+
+    def _base_recipe(self) -> Recipe:
+        return Recipe(
+            base=self.config.model.path,
+            base_digest=self.base.digest,
+            dtype=self.config.model.dtype,
+            perturbed=self.prepared.perturbed,
+            task=self.prepared.task_name,
+            steps=(),
+        )
+
+    def _measure(self, center: Center, commits: Sequence[Commit]) -> tuple[Measured, ...]:
+        """The test table: base, best single candidate of round 0, committed model."""
+        singles = self._sample(SearchState())
+        scored = self.scoring.score(self.base, "support", singles, "best single candidate")
+        best = max(range(len(singles)), key=lambda k: (scored[k].mean, -k))
+        work = [(self.base, center_candidate(0)), (self.base, singles[best])]
+        work += [(center, center_candidate(0))] if commits else []
+        rows = self.scoring.judged("test", work, "test")
+        return tuple(
+            Measured(name, row.mean, *paired_interval(rows[0].rewards, row.rewards), len(row.rewards))
+            for name, row in zip(("base", "best single", "committed"), rows, strict=False)
+        )

@@ -1,0 +1,119 @@
+"""Question/answer rows from a JSONL or Parquet file, graded exactly, as numbers, or by a function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from corp_ray.errors import TaskError
+from corp_ray.records import GRADED, VERIFIER_ERROR, Example, Grade
+from corp_ray.tasks import Messages, chat
+from corp_ray.tasks.grading import grade_exact, grade_numeric
+
+Grader = Callable[[str, str], Grade]
+
+
+def _read(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) for every row; the place is fit for an error message."""
+    if not path.is_file():
+        raise TaskError(f"task.path={str(path)!r}: no such file")
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TaskError(f"task.path={str(path)!r}: not a Parquet file ({error})") from error
+        yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
+        return
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TaskError(f"{path} line {number}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise TaskError(f"{path} line {number}: expected an object, got {line[:60]!r}")
+        yield f"{path} line {number}", row
+
+
+def _function_grader(name: str) -> tuple[Grader, str]:
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+        source = inspect.getsource(function)
+    except (ImportError, AttributeError, OSError, TypeError) as error:
+        raise TaskError(
+            f"task.grader={name!r}: expected exact, numeric or module:function ({error})"
+        ) from error
+
+    def grade(answer: str, text: str) -> Grade:
+        score = float(function(answer, text))
+        if not 0.0 <= score <= 1.0:
+            raise ValueError(f"reward {score} is outside [0, 1]")
+        return Grade(score, GRADED)
+
+    return grade, hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+class RowsTask:
+    """Rows with a question and an answer field.
+
+    `answer_pattern` (a regular expression with one group) takes the answer out of a longer text,
+    as in "#### (.+)". `grader` is "exact", "numeric", or "module:function" called with (answer,
+    text) and returning a reward in [0, 1]. Errors: TaskError naming the file, line and field.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        question_field: str = "question",
+        answer_field: str = "answer",
+        answer_pattern: str = "",
+        grader: str = "exact",
+        system_prompt: str = "",
+    ):
+        self._path = Path(path).expanduser()
+        self._fields = question_field, answer_field
+        self._pattern = re.compile(answer_pattern) if answer_pattern else None
+        self._system_prompt = system_prompt
+        builtin: dict[str, Grader] = {"exact": grade_exact, "numeric": grade_numeric}
+        if grader in builtin:
+            self._grade, self.version = builtin[grader], f"rows {grader} 1"
+        else:
+            self._grade, source = _function_grader(grader)
+            self.version = f"rows {grader} {source}"
+
+    def examples(self) -> Sequence[Example]:
+        question_field, answer_field = self._fields
+        found = []
+        for place, row in _read(self._path):
+            for field in self._fields:
+                if row.get(field) in (None, ""):
+                    raise TaskError(f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}")
+            answer = str(row[answer_field])
+            if self._pattern:
+                match = self._pattern.search(answer)
+                if not match:
+                    raise TaskError(f"{place}: {answer_field!r} does not match {self._pattern.pattern!r}")
+                answer = match.group(1)
+            found.append(Example(str(len(found)), str(row[question_field]), answer.strip()))
+        return found
+
+    def prompt(self, example: Example) -> Messages:
+        return chat(self._system_prompt, example.question)
+
+    def reward(self, example: Example, text: str) -> Grade:
+        try:
+            return self._grade(example.answer, text)
+        except Exception:  # a grader may be the user's code: its failure is an outcome, not a zero
+            return Grade(0.0, VERIFIER_ERROR)

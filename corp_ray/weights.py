@@ -1,0 +1,218 @@
+"""Apply directions to weights: pristine + sum of amplitude x noise, one rounding per element.
+
+Rule (noise version 1): acc = fl32(acc + fl32(a_j * z_j)) ascending by seed, no fused
+multiply-add, then W' = round_to_nearest_even(fl32(float32(W) + acc)) in W's dtype, always from
+the pristine center. The empty direction is the identity, bit for bit. Work is cut into chunks
+that threads share; no result depends on the cuts. See docs/method.md, "Applying a direction".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+from corp_ray import noise
+from corp_ray.direction import Direction, coordinates
+
+CHUNK = 1 << 18  # elements one thread takes at a time, a multiple of noise.BLOCK
+FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+_BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.float16, torch.float32: torch.float32}
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bfloat16_sum(bits, addend):
+    """bfloat16 bits plus a float32, rounded to nearest even: bfloat16 bits."""
+    total = np.float32(np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32) + addend)
+    wide = total.view(np.uint32)
+    even = np.uint32(np.uint32(wide >> np.uint32(16)) & np.uint32(1))
+    rounded = np.uint16(np.uint32(wide + np.uint32(np.uint32(0x7FFF) + even)) >> np.uint32(16))
+    return np.uint16(0x7FC0) if total != total else rounded
+
+
+@njit(nogil=True, cache=True)
+def _apply_bfloat16(out, base, seeds, amplitudes, n0, n1, start, table):
+    acc = np.empty(noise.BLOCK, np.float32)
+    for low in range(0, base.size, noise.BLOCK):
+        part = base[low : low + noise.BLOCK]
+        target = out[low : low + noise.BLOCK]
+        noise.accumulate_range(
+            seeds, amplitudes, n0, n1, start + np.uint64(low), acc[: part.size], table
+        )
+        for i in range(part.size):
+            target[i] = _bfloat16_sum(part[i], acc[i])
+
+
+@njit(nogil=True, cache=True)
+def _step_bfloat16(out, base, acc, step):
+    for i in range(base.size):
+        out[i] = _bfloat16_sum(base[i], step * acc[i])
+
+
+@njit(nogil=True, cache=True)
+def _sweep_bfloat16(out, base, acc, steps):
+    """out (K, C, count): base + fl32(steps[c] * acc[k])."""
+    for k in range(acc.shape[0]):
+        for c in range(steps.size):
+            _step_bfloat16(out[k, c], base, acc[k], steps[c])
+
+
+def flat_bits(tensor: torch.Tensor) -> np.ndarray:
+    """A contiguous CPU tensor's memory as a flat array: uint16 bits for bfloat16, else its floats."""
+    return tensor.detach().view(-1).view(_BITS[tensor.dtype]).numpy()
+
+
+def _apply_chunk(out, base, name, start, seeds, amplitudes):
+    words = noise.name_words(name)
+    if base.dtype == np.uint16:
+        _apply_bfloat16(out, base, seeds, amplitudes, *words, np.uint64(start), noise.table())
+        return
+    acc = np.empty(min(base.size, 1 << 14), np.float32)
+    for low in range(0, base.size, acc.size):
+        part = acc[: base.size - low]
+        noise.accumulate_range(
+            seeds, amplitudes, *words, np.uint64(start + low), part, noise.table()
+        )
+        total = base[low : low + part.size].astype(np.float32) + part
+        out[low : low + part.size] = total.astype(base.dtype)
+
+
+def _step_chunk(out, base, acc, step):
+    step = np.float32(step)
+    if base.dtype == np.uint16:
+        _step_bfloat16(out, base, acc, step)
+    else:
+        out[:] = (base.astype(np.float32) + step * acc).astype(base.dtype)
+
+
+def _arrays(direction: Direction) -> tuple[np.ndarray, np.ndarray]:
+    seeds = np.array([seed for seed, _ in direction.terms], np.uint64)
+    return seeds, np.array([amplitude for _, amplitude in direction.terms]).astype(np.float32)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="corp-weights")
+
+
+def _chunks(sizes: Mapping[str, int]) -> Iterator[tuple[str, slice]]:
+    for name, size in sizes.items():
+        for low in range(0, size, CHUNK):
+            yield name, slice(low, min(low + CHUNK, size))
+
+
+def _run(task: Callable[[str, slice], Any], sizes: Mapping[str, int], threads: int) -> None:
+    if threads == 1:
+        for name, cut in _chunks(sizes):
+            task(name, cut)
+        return
+    pool = _threads(threads)
+    for future in [pool.submit(task, name, cut) for name, cut in _chunks(sizes)]:
+        future.result()
+
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def apply(out: Tensors, base: Tensors, direction: Direction, *, threads: int = 1) -> None:
+    """Write base + direction into `out`, tensor by tensor, for every name in `base`.
+
+    Shapes: contiguous CPU tensors, out[name] like base[name]; dtypes bfloat16, float16, float32.
+    No full-size noise array exists. Errors: KeyError for a name missing in `out` or a dtype that
+    noise version 1 does not define.
+    """
+    if not direction.terms:
+        for name, tensor in base.items():
+            out[name].copy_(tensor)
+        return
+    seeds, amplitudes = _arrays(direction)
+    pairs = {name: (flat_bits(out[name]), flat_bits(base[name])) for name in base}
+
+    def task(name: str, cut: slice) -> None:
+        target, source = pairs[name]
+        _apply_chunk(target[cut], source[cut], name, cut.start, seeds, amplitudes)
+
+    _run(task, {name: source.size for name, (_, source) in pairs.items()}, threads)
+
+
+def apply_to_tensor(tensor: torch.Tensor, name: str, direction: Direction) -> torch.Tensor:
+    """`tensor` (full and unsharded, any device) plus `direction`: a new tensor of the same dtype."""
+    source = tensor.detach().to("cpu").contiguous()
+    result = torch.empty_like(source)
+    apply({name: result}, {name: source}, direction)
+    return result.to(tensor.device)
+
+
+def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None:
+    """Write the float32 sum of amplitude x noise into out[name], every tensor float32 on the CPU."""
+    seeds, amplitudes = _arrays(direction)
+    flat = {name: flat_bits(tensor) for name, tensor in out.items()}
+
+    def task(name: str, cut: slice) -> None:
+        noise.accumulate_range(
+            seeds,
+            amplitudes,
+            *noise.name_words(name),
+            np.uint64(cut.start),
+            flat[name][cut],
+            noise.table(),
+        )
+
+    _run(task, {name: array.size for name, array in flat.items()}, threads)
+
+
+def apply_step(
+    out: Tensors, base: Tensors, acc: Tensors, step: float, *, threads: int = 1
+) -> None:
+    """Write base + fl32(step * acc) into `out`, `acc` from `materialise`; one rounding."""
+    triples = {n: (flat_bits(out[n]), flat_bits(base[n]), flat_bits(acc[n])) for n in base}
+
+    def task(name: str, cut: slice) -> None:
+        target, source, total = triples[name]
+        _step_chunk(target[cut], source[cut], total[cut], step)
+
+    _run(task, {name: source.size for name, (_, source, _) in triples.items()}, threads)
+
+
+Sink = Callable[[str, int, np.ndarray], None]
+
+
+def stream_sweep(
+    base: Tensors,
+    directions: Sequence[Direction],
+    steps: Sequence[float],
+    sink: Sink,
+    *,
+    threads: int = 1,
+) -> None:
+    """Every direction at every step, streamed: each noise value is generated once for all of them.
+
+    Calls sink(name, start, bits) with blocks of base + fl32(step * acc) as in `apply_step`; bits
+    (len(directions), len(steps), count) as in `flat_bits`, valid during the call, from any thread.
+    Memory: one such block per thread, never a model.
+    """
+    seeds, rows_KS = coordinates(directions)
+    flat = {name: flat_bits(tensor) for name, tensor in base.items()}
+    steps32 = np.array(steps, np.float32)
+
+    def task(name: str, cut: slice) -> None:
+        accumulator = noise.Accumulator(seeds, rows_KS)
+        blocks = np.empty((len(directions), len(steps32), noise.BLOCK), flat[name].dtype)
+        for low in range(cut.start, cut.stop, noise.BLOCK):
+            source = flat[name][low : min(low + noise.BLOCK, cut.stop)]
+            acc = accumulator.block(name, low, source.size)
+            bits = blocks[:, :, : source.size]
+            if source.dtype == np.uint16:
+                _sweep_bfloat16(bits, source, acc, steps32)
+            else:
+                scaled = steps32[None, :, None] * acc[:, None, :]
+                bits[:] = (source.astype(np.float32) + scaled).astype(source.dtype)
+            sink(name, low, bits)
+
+    _run(task, {name: array.size for name, array in flat.items()}, threads)

@@ -1,0 +1,1 @@
+"""Ray jobs, one per file: read the configuration, connect to Ray, call one function."""
