@@ -123,6 +123,11 @@ class RayConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    model: str = ""  # jobs/evaluate: a model folder or a recipe.json
+
+
+@dataclass
 class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -136,6 +141,7 @@ class Config:
     recentering: RecenteringConfig = field(default_factory=RecenteringConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

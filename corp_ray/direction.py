@@ -16,12 +16,15 @@ from corp_ray.noise import check_seed
 from corp_ray.records import Terms
 
 
+_LARGEST = float(np.finfo(np.float32).max)  # weights are perturbed in float32
+
+
 class Direction:
     """An immutable combination of noise axes.
 
     `terms` is a mapping or an iterable of (seed, amplitude); repeated seeds add up. Stored
     ascending by seed, float64. Errors: ValueError for a seed outside 63 bits or an amplitude that
-    is not finite.
+    float32 cannot hold; TypeError for a seed that is not an integer.
     """
 
     __slots__ = ("terms",)
@@ -32,9 +35,10 @@ class Direction:
         total: dict[int, float] = {}
         for seed, amplitude in pairs:
             seed, amplitude = check_seed(seed), float(amplitude)
-            if not math.isfinite(amplitude):
-                raise ValueError(f"amplitude {amplitude} of seed {seed} is not finite")
-            total[seed] = total.get(seed, 0.0) + amplitude
+            amplitude += total.get(seed, 0.0)
+            if not abs(amplitude) <= _LARGEST:
+                raise ValueError(f"amplitude {amplitude} of seed {seed} is not a finite float32")
+            total[seed] = amplitude
         object.__setattr__(self, "terms", tuple(sorted(total.items())))
 
     def __setattr__(self, name, value):

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corp_ray.records import Evaluation
-from corp_ray.search import RunResult
+from corp_ray.search import Measured, RunResult
 
 log = logging.getLogger("corp_ray")
 
@@ -77,17 +77,30 @@ class TerminalDisplay:
         log.info("%s", line)
 
 
-def show_result(result: RunResult) -> None:
-    """The test table and where the files are, on standard output."""
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
-    table = Table(title="test split, read once, after the run was decided")
+def _show_table(console: Console, rows: Sequence[Measured], title: str) -> None:
+    table = Table(title=title)
     for heading in ("model", "mean reward", "points over base", "95 % paired interval", "n"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for row in result.test:
-        interval = f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]" if row.name != "base" else ""
-        gain = f"{100 * row.gain:+.1f}" if row.name != "base" else ""
+    for number, row in enumerate(rows):
+        interval = f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]" if number else ""
+        gain = f"{100 * row.gain:+.1f}" if number else ""
         table.add_row(row.name, f"{row.mean:.3f}", gain, interval, str(row.examples))
     console.print(table)
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
+
+
+def show_evaluation(rows: Sequence[Measured]) -> None:
+    """The test table of jobs/evaluate, on standard output."""
+    _show_table(_console(), rows, "test split")
+
+
+def show_result(result: RunResult) -> None:
+    """The test table and where the files are, on standard output."""
+    console = _console()
+    _show_table(console, result.test, "test split, read once, after the run was decided")
     lines: Sequence[str] = (
         [f"committed model: {result.commits[-1].path}"]
         if result.commits

@@ -19,13 +19,14 @@ EXACT_BELOW = 20  # non-zero differences under which the normal approximation is
 
 
 def look_alpha(alpha: float, look: int) -> float:
-    """The share of `alpha` that look number `look` (from 1) spends: alpha / (look (look + 1)).
+    """The share of `alpha` that look number `look` (from 1) spends: 3/4, then a quarter each time.
 
-    The shares of all looks, however many a run and its extensions take, add up to alpha.
+    The shares of all looks, however many a run and its extensions take, add up to alpha. The
+    first look, at the first and largest update, gets most of it.
     """
     if look < 1:
         raise ValueError(f"looks count from 1, got {look}")
-    return alpha / (look * (look + 1))
+    return alpha * 0.75 * 0.25 ** (look - 1)
 
 
 def sign_flip_p_value(differences: np.ndarray) -> float:

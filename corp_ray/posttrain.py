@@ -1,27 +1,31 @@
-"""One run from configuration to result: check, connect, search, write the report."""
+"""A run, or a measurement, from configuration to result: check, connect, do, report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from corp_ray import pool
 from corp_ray.config import Config
+from corp_ray.errors import ConfigError
 from corp_ray.files import write_json
-from corp_ray.preparation import prepare
+from corp_ray.model_folder import export
+from corp_ray.preparation import Prepared, prepare
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Display
-from corp_ray.search import Run, RunResult
+from corp_ray.search import Measured, Run, RunResult
+
+Connect = Callable[[], None]
 
 
-def posttrain(
-    config: Config, display: Display, *, connect: Callable[[], None] = pool.connect
-) -> RunResult:
-    """Run or resume the experiment of `config`; everything checkable is checked before Ray starts.
-
-    Errors: ConfigError, TaskError, CheckpointError, RewardTableError for what the user can mend;
-    EngineError and DiskFullError for what happened on the way. What is on disk stays valid.
-    """
+@contextmanager
+def _opened(
+    config: Config, display: Display, connect: Connect
+) -> Iterator[tuple[Prepared, RunDirectory, Run]]:
+    """A checked configuration, its directory and its engines; everything is closed at the end."""
     directory = RunDirectory(config)
     directory.check_config()
     prepared = prepare(config)
@@ -34,18 +38,50 @@ def posttrain(
     try:
         run = Run(prepared, directory, display)
         try:
-            result = run.execute()
+            yield prepared, directory, run
         finally:
             run.close()
     finally:
         pool.disconnect()
-    write_json(
-        directory.report / "test.json",
-        {
+
+
+def posttrain(config: Config, display: Display, *, connect: Connect = pool.connect) -> RunResult:
+    """Run or resume the experiment of `config`; everything checkable is checked before Ray starts.
+
+    Errors: ConfigError, TaskError, CheckpointError, RewardTableError for what the user can mend;
+    EngineError and DiskFullError for what happened on the way. What is on disk stays valid.
+    """
+    with _opened(config, display, connect) as (prepared, directory, run):
+        result = run.execute()
+        content = {
             "split_digest": prepared.split_digests["test"],
             "stop_reason": result.stop_reason,
             "commits": [commit.path for commit in result.commits],
             "test": [asdict(row) for row in result.test],
-        },
-    )
+        }
+        write_json(directory.report / "test.json", content)
     return result
+
+
+def evaluate(
+    config: Config, display: Display, *, connect: Connect = pool.connect
+) -> tuple[Measured, ...]:
+    """The base and `evaluate.model` (a model folder, or a recipe on that base) on the test split.
+
+    Rewards are kept in a run directory of their own, `<run.id>-evaluate`, so nothing is scored
+    twice. Errors: as `posttrain`.
+    """
+    model = Path(config.evaluate.model).expanduser()
+    if not config.evaluate.model or not model.exists():
+        raise ConfigError(f"evaluate.model={config.evaluate.model!r}: no such folder or recipe")
+    config = replace(config, run=replace(config.run, id=f"{config.run.id}-evaluate"))
+    with tempfile.TemporaryDirectory(prefix="corp-evaluate-") as scratch:
+        if model.is_file():
+            export(str(model), f"{scratch}/model", config.model.path, config.engine.threads)
+            model = Path(scratch) / "model"
+        with _opened(config, display, connect) as (_, directory, run):
+            rows = run.compare(str(model.resolve()))
+            name = Path(config.evaluate.model).name
+            content = {"model": config.evaluate.model, "test": [asdict(row) for row in rows]}
+            write_json(directory.report / f"evaluate-{name}.json", content)
+    return rows

@@ -23,7 +23,7 @@ from corp_ray.files import append_line, write_json, write_text
 from corp_ray.parameters import read_json
 
 # What may differ when a run is taken up again: none of it decides a result.
-_FREE = ("run.directory", "engine.threads", "ray.")
+_FREE = ("run.directory", "engine.threads", "ray.", "evaluate.")
 _PACKAGES = ("corp-ray", "torch", "transformers", "ray", "numpy", "numba", "pyarrow", "reasoning-gym")
 
 

@@ -239,8 +239,19 @@ class Run:
         best = max(range(len(singles)), key=lambda k: (scored[k].mean, -k))
         work = [(self.base, center_candidate(0)), (self.base, singles[best])]
         work += [(center, center_candidate(0))] if commits else []
+        return self._measured(work, ("base", "best single", "committed"))
+
+    def compare(self, path: str) -> tuple[Measured, ...]:
+        """The test table of the base and the model folder at `path`."""
+        other: Center = self.reducer.call("center", path, self.prepared.engine.dtype)
+        work = [(self.base, center_candidate(0)), (other, center_candidate(0))]
+        return self._measured(work, ("base", Path(path).name))
+
+    def _measured(
+        self, work: Sequence[tuple[Center, Candidate]], names: Sequence[str]
+    ) -> tuple[Measured, ...]:
         rows = self.scoring.judged("test", work, "test")
         return tuple(
             Measured(name, row.mean, *paired_interval(rows[0].rewards, row.rewards), len(row.rewards))
-            for name, row in zip(("base", "best single", "committed"), rows, strict=False)
+            for name, row in zip(names, rows, strict=False)
         )

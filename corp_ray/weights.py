@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
-from corp_ray import noise
+from corp_ray import kernels, noise
 from corp_ray.direction import Direction, coordinates
 
 CHUNK = 1 << 18  # elements one thread takes at a time, a multiple of noise.BLOCK
@@ -26,57 +25,30 @@ FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.float16, torch.float32: torch.float32}
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _bfloat16_sum(bits, addend):
-    """bfloat16 bits plus a float32, rounded to nearest even: bfloat16 bits."""
-    total = np.float32(np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32) + addend)
-    wide = total.view(np.uint32)
-    even = np.uint32(np.uint32(wide >> np.uint32(16)) & np.uint32(1))
-    rounded = np.uint16(np.uint32(wide + np.uint32(np.uint32(0x7FFF) + even)) >> np.uint32(16))
-    return np.uint16(0x7FC0) if total != total else rounded
-
-
-@njit(nogil=True, cache=True)
-def _apply_bfloat16(out, base, seeds, amplitudes, n0, n1, start, table):
-    acc = np.empty(noise.BLOCK, np.float32)
-    for low in range(0, base.size, noise.BLOCK):
-        part = base[low : low + noise.BLOCK]
-        target = out[low : low + noise.BLOCK]
-        noise.accumulate_range(
-            seeds, amplitudes, n0, n1, start + np.uint64(low), acc[: part.size], table
-        )
-        for i in range(part.size):
-            target[i] = _bfloat16_sum(part[i], acc[i])
-
-
-@njit(nogil=True, cache=True)
-def _step_bfloat16(out, base, acc, step):
-    for i in range(base.size):
-        out[i] = _bfloat16_sum(base[i], step * acc[i])
-
-
-@njit(nogil=True, cache=True)
-def _sweep_bfloat16(out, base, acc, steps):
-    """out (K, C, count): base + fl32(steps[c] * acc[k])."""
-    for k in range(acc.shape[0]):
-        for c in range(steps.size):
-            _step_bfloat16(out[k, c], base, acc[k], steps[c])
-
-
 def flat_bits(tensor: torch.Tensor) -> np.ndarray:
     """A contiguous CPU tensor's memory as a flat array: uint16 bits for bfloat16, else its floats."""
     return tensor.detach().view(-1).view(_BITS[tensor.dtype]).numpy()
 
 
+def _pair(name: str, out: torch.Tensor, base: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Both as flat arrays. A kernel checks no bounds, so ValueError unless they are alike."""
+    if out.shape != base.shape or out.dtype != base.dtype:
+        raise ValueError(
+            f"{name}: cannot write {base.dtype} {tuple(base.shape)} "
+            f"into {out.dtype} {tuple(out.shape)}"
+        )
+    return flat_bits(out), flat_bits(base)
+
+
 def _apply_chunk(out, base, name, start, seeds, amplitudes):
     words = noise.name_words(name)
     if base.dtype == np.uint16:
-        _apply_bfloat16(out, base, seeds, amplitudes, *words, np.uint64(start), noise.table())
+        kernels.apply_bfloat16(out, base, seeds, amplitudes, *words, np.uint64(start), noise.table())
         return
     acc = np.empty(min(base.size, 1 << 14), np.float32)
     for low in range(0, base.size, acc.size):
         part = acc[: base.size - low]
-        noise.accumulate_range(
+        kernels.accumulate_range(
             seeds, amplitudes, *words, np.uint64(start + low), part, noise.table()
         )
         total = base[low : low + part.size].astype(np.float32) + part
@@ -86,7 +58,7 @@ def _apply_chunk(out, base, name, start, seeds, amplitudes):
 def _step_chunk(out, base, acc, step):
     step = np.float32(step)
     if base.dtype == np.uint16:
-        _step_bfloat16(out, base, acc, step)
+        kernels.step_bfloat16(out, base, acc, step)
     else:
         out[:] = (base.astype(np.float32) + step * acc).astype(base.dtype)
 
@@ -125,14 +97,14 @@ def apply(out: Tensors, base: Tensors, direction: Direction, *, threads: int = 1
 
     Shapes: contiguous CPU tensors, out[name] like base[name]; dtypes bfloat16, float16, float32.
     No full-size noise array exists. Errors: KeyError for a name missing in `out` or a dtype that
-    noise version 1 does not define.
+    noise version 1 does not define; ValueError for a shape or dtype that differs.
     """
     if not direction.terms:
         for name, tensor in base.items():
             out[name].copy_(tensor)
         return
     seeds, amplitudes = _arrays(direction)
-    pairs = {name: (flat_bits(out[name]), flat_bits(base[name])) for name in base}
+    pairs = {name: _pair(name, out[name], base[name]) for name in base}
 
     def task(name: str, cut: slice) -> None:
         target, source = pairs[name]
@@ -155,7 +127,7 @@ def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None
     flat = {name: flat_bits(tensor) for name, tensor in out.items()}
 
     def task(name: str, cut: slice) -> None:
-        noise.accumulate_range(
+        kernels.accumulate_range(
             seeds,
             amplitudes,
             *noise.name_words(name),
@@ -171,7 +143,7 @@ def apply_step(
     out: Tensors, base: Tensors, acc: Tensors, step: float, *, threads: int = 1
 ) -> None:
     """Write base + fl32(step * acc) into `out`, `acc` from `materialise`; one rounding."""
-    triples = {n: (flat_bits(out[n]), flat_bits(base[n]), flat_bits(acc[n])) for n in base}
+    triples = {n: (*_pair(n, out[n], base[n]), flat_bits(acc[n])) for n in base}
 
     def task(name: str, cut: slice) -> None:
         target, source, total = triples[name]
@@ -209,7 +181,7 @@ def stream_sweep(
             acc = accumulator.block(name, low, source.size)
             bits = blocks[:, :, : source.size]
             if source.dtype == np.uint16:
-                _sweep_bfloat16(bits, source, acc, steps32)
+                kernels.sweep_bfloat16(bits, source, acc, steps32)
             else:
                 scaled = steps32[None, :, None] * acc[:, None, :]
                 bits[:] = (source.astype(np.float32) + scaled).astype(source.dtype)

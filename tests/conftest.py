@@ -1,0 +1,22 @@
+"""A real Ray cluster that tests share: its own head node, joined by jobs through RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_address():
+    """Address of a Ray head with 4 CPU slots, separate processes; only this one is stopped."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 4,
+            "object_store_memory": 100 * 2**20,
+            "include_dashboard": False,
+        },
+    )
+    yield cluster.address
+    cluster.shutdown()

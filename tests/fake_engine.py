@@ -1,0 +1,87 @@
+"""A deterministic engine without a language model, for tests of everything around engines.
+
+It holds real tensors and perturbs them by the real rule, but "answers" from one number: the
+weights' projection on a hidden direction. Each question has a difficulty; it is answered rightly
+when the projection beats it. So good directions exist, add up, and can be found by searching.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from corp_ray import checkpoint, noise, parameters, weights
+from corp_ray.direction import Direction
+from corp_ray.engines import EngineSettings
+from corp_ray.errors import EngineError
+from corp_ray.records import Center, Generation
+
+HIDDEN_SEED = 20_240_229
+
+
+class FakeEngine:
+    """Engine protocol. Options: delay_s per answer round, gain (logits per unit of projection),
+    offset (the base's logit), die_once (a file whose removal ends the process)."""
+
+    def __init__(self, settings: EngineSettings):
+        self._settings = settings
+        options = {"delay_s": 0.0, "gain": 40.0, "offset": -1.0, "die_once": "", **settings.options}
+        self._delay_s, self._gain = float(options["delay_s"]), float(options["gain"])
+        self._offset, self._die_once = float(options["offset"]), str(options["die_once"])
+        self._center: dict[str, torch.Tensor] = {}
+        self._held: dict[str, torch.Tensor] = {}
+
+    def load(self, center: Center) -> None:
+        specs = [s for s in parameters.read_specs(Path(center.path)) if s.is_float]
+        self._center = checkpoint.read_tensors(Path(center.path), specs, self._settings.dtype)
+        self._working = {name: tensor.clone() for name, tensor in self._center.items()}
+        if self.digest() != center.digest:
+            raise EngineError(f"{center.path}: other weights than the run's")
+
+    def apply(self, direction: Direction) -> None:
+        weights.apply(self._working, self._center, direction)
+
+    def hold(self, direction: Direction) -> None:
+        self._held = {n: torch.empty(t.shape) for n, t in self._center.items()}
+        weights.materialise(self._held, direction)
+
+    def apply_step(self, step: float) -> None:
+        weights.apply_step(self._working, self._center, self._held, step)
+
+    def release(self) -> None:
+        self._held = {}
+
+    def generate(self, prompts: Sequence[list[dict[str, str]]]) -> list[Generation]:
+        if self._die_once and Path(self._die_once).exists():
+            Path(self._die_once).unlink()
+            os._exit(1)
+        time.sleep(self._delay_s)
+        skill = 1 / (1 + math.exp(-(self._offset + self._gain * self._projection())))
+        return [self._answer(prompt[-1]["content"], skill) for prompt in prompts]
+
+    def _projection(self) -> float:
+        total, size = 0.0, 0
+        for name, tensor in sorted(self._working.items()):
+            hidden = noise.gaussian(HIDDEN_SEED, name, 0, tensor.numel()).astype(np.float64)
+            total += float(np.dot(tensor.double().view(-1).numpy(), hidden))
+            size += tensor.numel()
+        return total / math.sqrt(size)
+
+    @staticmethod
+    def _answer(question: str, skill: float) -> Generation:
+        digest = hashlib.sha256(question.encode()).digest()
+        difficulty = int.from_bytes(digest[:6], "little") / 2**48
+        return Generation(question.split()[-1] if difficulty < skill else "0", 1)
+
+    def digest(self) -> str:
+        return checkpoint.tensors_digest(self._working)
+
+    def describe(self) -> str:
+        return f"fake {self._settings.dtype}"

@@ -1,0 +1,152 @@
+"""Kills: the driver at random moments of a run, a broken part, a full disk; the result is the same.
+
+Real processes, SIGKILL, the fake engine. The uninterrupted run's committed bytes are the measure.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests import runs
+
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, ray_address):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = runs.workspace(folder, **{"engine.options.delay_s": 0.1})
+    begin = time.monotonic()
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    files = runs.commit_files(folder / "runs/run")
+    assert files
+    return config, files, time.monotonic() - begin
+
+
+def _keys(rows):
+    return [(r["center_digest"], r["split"], r["direction_digest"]) for r in rows]
+
+
+def test_ten_kills_of_the_driver_change_nothing_and_score_nothing_twice(
+    undisturbed, tmp_path, ray_address
+):
+    config, files, whole_s = undisturbed
+    root = tmp_path / "run"
+    moments = random.Random(20_240_601)
+    killed = 0
+    for _ in range(40):
+        process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+        if killed < KILLS:
+            # The first seconds are Ray and engines starting; the rest is where work happens.
+            try:
+                process.wait(timeout=moments.uniform(0.35, 0.75) * whole_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                killed += 1
+                continue
+        code, _, err = runs.finish(process)
+        assert code == 0, err
+        if killed >= KILLS:
+            break
+        # Finished before ten kills: what is left to kill is the report over a full table.
+    assert killed == KILLS
+    assert runs.commit_files(root) == files
+    keys = _keys(runs.rows(root))
+    assert len(keys) == len(set(keys))
+
+
+def _kill_when(process, condition, timeout_s=120):
+    """SIGKILL the driver as soon as `condition` holds; False when it ended before."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        if condition():
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.005)
+    process.communicate()
+    return False
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "rewards/*.parquet",  # scoring
+        "commits/.staged-0/model.safetensors",  # before the gate
+        "rounds/0.json",  # the gate has decided, the commit has not happened
+        "commits/1/recipe.json",  # committed, before anything is recorded after it
+    ],
+)
+def test_a_kill_at_each_stage_is_taken_up_to_the_same_commit(
+    undisturbed, tmp_path, ray_address, moment
+):
+    config, files, _ = undisturbed
+    root = tmp_path / "run"
+    process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert _kill_when(process, lambda: any(root.glob(moment)))
+    before = {part.name: part.stat().st_mtime_ns for part in (root / "rewards").glob("*.parquet")}
+    held = set(_keys(runs.rows(root)))
+    code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert runs.commit_files(root) == files
+    keys = _keys(runs.rows(root))
+    assert len(keys) == len(set(keys))
+    assert held <= set(keys)
+    after = {part.name: part.stat().st_mtime_ns for part in (root / "rewards").glob("*.parquet")}
+    assert len(after) >= 64 or before.items() <= after.items()
+
+
+def test_a_broken_and_a_foreign_part_are_set_aside_and_scored_again(
+    undisturbed, tmp_path, ray_address
+):
+    config, files, _ = undisturbed
+    root = tmp_path / "run"
+    process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert _kill_when(process, lambda: len(list(root.glob("rewards/*.parquet"))) >= 6)
+    broken, foreign, *_ = sorted(root.glob("rewards/part-*.parquet"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    foreign.write_bytes(b"PAR1 not a table PAR1")
+    code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert broken.name in err
+    assert foreign.name in err
+    assert {p.name for p in (root / "rewards/set_aside").iterdir()} == {broken.name, foreign.name}
+    assert runs.commit_files(root) == files
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("decoding.max_new_tokens=9", "decoding.max_new_tokens"),
+        ("task.system_prompt=Think.", "task.system_prompt"),
+        ("splits.seed=5", "splits.seed"),
+        ("run.seed=5", "run.seed"),
+    ],
+)
+def test_a_changed_setting_is_refused_by_name(undisturbed, change, named):
+    code, _, err = runs.run(undisturbed[0], change)
+    assert code == 2
+    assert named in err.splitlines()[-1]
+
+
+def test_changed_weights_and_changed_data_are_refused_by_name(undisturbed):
+    folder = undisturbed[0].parent
+    for name, path in (("model", folder / "model/model.safetensors"), ("split", folder / "task.jsonl")):
+        original = path.read_bytes()
+        path.write_bytes(original.replace(b'"answer": "7"', b'"answer": "8"'))
+        if name == "model":
+            path.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        try:
+            code, _, err = runs.run(undisturbed[0])
+        finally:
+            path.write_bytes(original)
+        assert code == 2, err
+        assert f" {name}" in err.splitlines()[-1]
+        assert "changed" in err.splitlines()[-1]

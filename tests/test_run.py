@@ -1,0 +1,127 @@
+"""Whole runs on real Ray processes with the fake engine: commits, digests, growth, lost actors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ray_address):
+    """A run that went through undisturbed on two engines."""
+    folder = tmp_path_factory.mktemp("finished")
+    code, out, err = runs.run(runs.workspace(folder), RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    return folder, out, err
+
+
+def test_a_run_commits_a_better_model_and_says_so(finished):
+    folder, out, err = finished
+    measured = json.loads((folder / "runs/run/report/test.json").read_text())["test"]
+    by_name = {row["name"]: row for row in measured}
+    assert by_name["committed"]["gain"] > 0.1
+    assert by_name["committed"]["mean"] > by_name["best single"]["mean"]
+    assert by_name["committed"]["low"] > 0
+    assert "accepted" in err
+    assert "lower bound" in err
+    assert "committed model:" in out
+
+
+def test_a_run_leaves_what_the_method_page_lists(finished):
+    root = finished[0] / "runs/run"
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "rounds/0.json"):
+        assert (root / name).is_file(), name
+    assert {"README.md", "config.json", "model.safetensors", "recipe.json"} <= {
+        path.name for path in (root / "commits/1").iterdir()
+    }
+    assert not list(root.rglob(".staged*"))
+    assert not list(root.rglob("*.tmp"))
+
+
+def test_no_direction_has_two_rows(finished):
+    keys = [
+        (row["center_digest"], row["split"], row["direction_digest"])
+        for row in runs.rows(finished[0] / "runs/run")
+    ]
+    assert len(keys) == len(set(keys))
+
+
+def test_the_test_split_is_read_by_the_final_table_alone(finished):
+    test_rows = [r for r in runs.rows(finished[0] / "runs/run") if r["split"] == "test"]
+    assert len(test_rows) == 3
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+def test_the_number_of_engines_does_not_change_the_commit(finished, tmp_path, ray_address, engines):
+    config = runs.configuration(finished[0])
+    code, _, err = runs.run(
+        config,
+        f"run.directory={tmp_path}",
+        f"ray.engines={engines}",
+        RAY_ADDRESS=ray_address,
+    )
+    assert code == 0, err
+    assert runs.commit_files(tmp_path / "run") == runs.commit_files(finished[0] / "runs/run")
+
+
+def test_running_a_finished_run_again_scores_nothing(finished, tmp_path, ray_address):
+    copy = tmp_path / "runs"
+    shutil.copytree(finished[0] / "runs", copy)
+    before = len(runs.rows(copy / "run"))
+    code, out, err = runs.run(
+        runs.configuration(finished[0]), f"run.directory={copy}", RAY_ADDRESS=ray_address
+    )
+    assert code == 0, err
+    assert out.splitlines()[:8] == finished[1].splitlines()[:8]
+    assert len(runs.rows(copy / "run")) == before
+
+
+def test_a_larger_population_extends_and_keeps_the_old_decisions(finished, tmp_path, ray_address):
+    copy = tmp_path / "runs"
+    shutil.copytree(finished[0] / "runs", copy)
+    code, _, err = runs.run(
+        runs.configuration(finished[0]),
+        f"run.directory={copy}",
+        "population.size=30",
+        RAY_ADDRESS=ray_address,
+    )
+    assert code == 0, err
+    first_round = [
+        r for r in runs.rows(copy / "run") if r["kind"] == "candidate" and r["split"] == "support"
+    ]
+    base = first_round[0]["center_digest"]
+    isotropic = [r["candidate_id"] for r in first_round if r["candidate_id"].startswith("r0")]
+    assert sorted(isotropic) == sorted(f"r0c{k}" for k in range(30))
+    assert base
+    assert (copy / "run/superseded/1/rounds/0.json").is_file()
+    assert (copy / "run/superseded/1/commits/1/recipe.json").is_file()
+    looks = [
+        json.loads(path.read_text())["verdict"] for path in (copy / "run").rglob("rounds/*.json")
+    ]
+    numbers = sorted(verdict["look"] for verdict in looks if verdict)
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_an_engine_that_dies_is_replaced_and_the_commit_is_the_same(
+    finished, tmp_path, ray_address
+):
+    trap = tmp_path / "die"
+    trap.touch()
+    config = runs.configuration(finished[0], **{"engine.options.die_once": trap})
+    code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert not trap.exists()
+    assert "was lost; starting another" in err
+    assert runs.commit_files(tmp_path / "run") == runs.commit_files(finished[0] / "runs/run")
+
+
+def test_a_run_without_signal_ships_the_base_and_says_so(tmp_path, ray_address):
+    config = runs.workspace(tmp_path, **{"engine.options.gain": 0.0})
+    code, out, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert "the gate accepted nothing: the base model stands" in out
+    assert not runs.commit_files(tmp_path / "runs/run")
