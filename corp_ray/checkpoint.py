@@ -52,7 +52,7 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor], *, threads: int = 1) -> 
     def one(name: str) -> bytes:
         tensor = tensors[name].detach().to("cpu").contiguous()
         head = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
-        body = hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy()).digest()
+        body = hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy().data).digest()
         return head + body
 
     with ThreadPoolExecutor(threads) as pool:

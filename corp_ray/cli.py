@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from corp_ray import config as configuration
-from corp_ray.config import Config
 from corp_ray.errors import ConfigError, CorpError
+from corp_ray.settings import Config
 
 
 def parse_config(description: str, arguments: Sequence[str] | None = None) -> Config:

@@ -15,7 +15,6 @@ import numpy as np
 from corp_ray.noise import check_seed
 from corp_ray.records import Terms
 
-
 _LARGEST = float(np.finfo(np.float32).max)  # weights are perturbed in float32
 
 

@@ -66,7 +66,9 @@ class TerminalDisplay:
         elif now - self._spoke >= _EVERY_S:
             self._spoke = now
             left = (self._total - self._done) * elapsed / (self._done - self._before)
-            log.info("%s: %d of %d, %s, %.0f s left", self._name, self._done, self._total, detail, left)
+            log.info(
+                "%s: %d of %d, %s, %.0f s left", self._name, self._done, self._total, detail, left
+            )
 
     def phase_done(self) -> None:
         if self._bar:

@@ -118,5 +118,7 @@ def paired_interval(
     """(mean difference, low, high) on the same examples: two-sided normal interval, for reports."""
     delta = np.asarray(candidate_rewards, float) - np.asarray(center_rewards, float)
     mean = float(np.mean(delta))
-    half = NormalDist().inv_cdf(0.5 + level / 2) * float(np.std(delta, ddof=1)) / math.sqrt(delta.size)
+    half = (
+        NormalDist().inv_cdf(0.5 + level / 2) * float(np.std(delta, ddof=1)) / math.sqrt(delta.size)
+    )
     return mean, mean - half, mean + half

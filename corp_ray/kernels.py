@@ -150,9 +150,7 @@ def apply_bfloat16(out, base, seeds, amplitudes, n0, n1, start, table):
     for low in range(0, base.size, BLOCK):
         part = base[low : low + BLOCK]
         target = out[low : low + BLOCK]
-        accumulate_range(
-            seeds, amplitudes, n0, n1, start + np.uint64(low), acc[: part.size], table
-        )
+        accumulate_range(seeds, amplitudes, n0, n1, start + np.uint64(low), acc[: part.size], table)
         for i in range(part.size):
             target[i] = _bfloat16_sum(part[i], acc[i])
 

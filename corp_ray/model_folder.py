@@ -29,7 +29,9 @@ def find_gguf(source: str) -> Path:
     roots = list(spec.submodule_search_locations or ()) if spec else []
     found = sorted(path for root in roots for path in Path(root).rglob("*.gguf"))
     if len(found) != 1:
-        raise ConfigError(f"source={source!r}: expected one .gguf in the package, found {len(found)}")
+        raise ConfigError(
+            f"source={source!r}: expected one .gguf in the package, found {len(found)}"
+        )
     return found[0]
 
 

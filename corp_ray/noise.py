@@ -22,7 +22,6 @@ TABLE_SHA256 = "8babbcaf96568f10165a1eab530c0e5c92d04de96761b6dbb3dadfa94baba37f
 MAX_SEED = (1 << 63) - 1
 
 
-
 @functools.cache
 def table() -> np.ndarray:
     """The quantile table T, float32 (65536,), mean 0 and variance 1; verified by its SHA-256."""

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from corp_ray.errors import CheckpointError
 
 FLOATS = {"BF16", "F16", "F32"}
+_DECIDING = (".safetensors", ".json", ".model", ".txt", ".jinja")
 _DOWNLOAD = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -83,7 +84,7 @@ def read_specs(folder: Path) -> tuple[TensorSpec, ...]:
     for file in files:
         try:
             with safe_open(folder / file, framework="numpy") as stored:
-                for name in stored.keys():
+                for name in stored.keys():  # noqa: SIM118 (not a dict)
                     view = stored.get_slice(name)
                     shape = tuple(view.get_shape())
                     specs[name] = TensorSpec(name, view.get_dtype(), shape, file)
@@ -125,7 +126,6 @@ def model_digest(folder: Path) -> str:
     """SHA-256 (hex) of what decides a model's answers: weights, configuration and tokenizer files."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".safetensors", ".json", ".model", ".txt", ".jinja"):
-            if path.name != "recipe.json":
-                total.update(f"{path.name} {file_digest(path)}\n".encode())
+        if path.suffix in _DECIDING and path.is_file() and path.name != "recipe.json":
+            total.update(f"{path.name} {file_digest(path)}\n".encode())
     return total.hexdigest()

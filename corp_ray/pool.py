@@ -58,7 +58,9 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def plan_engines(*, engines: int, gpus_per_engine: float, threads: int, device: str) -> tuple[int, float]:
+def plan_engines(
+    *, engines: int, gpus_per_engine: float, threads: int, device: str
+) -> tuple[int, float]:
     """(number of engines, GPUs each) for the connected cluster.
 
     Errors: ConfigError when an engine fits on no node.
@@ -161,7 +163,9 @@ class Pool:
             else:
                 queue.appendleft((work, tried + 1))
 
-    def leased(self, judge: Supervised, work: Sequence[tuple[Center, Candidate]]) -> list[Evaluation]:
+    def leased(
+        self, judge: Supervised, work: Sequence[tuple[Center, Candidate]]
+    ) -> list[Evaluation]:
         """Each (center, candidate) evaluated by `judge` on an actor leased to it, in order.
 
         The pool must be idle. A lost actor or judge is replaced. Errors: EngineError when a piece
@@ -191,7 +195,7 @@ class Pool:
 
     def digest(self, center: Center, candidate: Candidate) -> str:
         """Digest of the weights that center + candidate has in one of the engines."""
-        for attempt in range(self._attempts):
+        for _ in range(self._attempts):
             try:
                 return ray.get(self._actors[0].digest.remote(center, candidate))
             except RayActorError as error:

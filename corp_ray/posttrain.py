@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from corp_ray import pool
-from corp_ray.config import Config
 from corp_ray.errors import ConfigError
 from corp_ray.files import write_json
 from corp_ray.model_folder import export
@@ -17,6 +16,7 @@ from corp_ray.preparation import Prepared, prepare
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Display
 from corp_ray.search import Measured, Run, RunResult
+from corp_ray.settings import Config
 
 Connect = Callable[[], None]
 

@@ -17,11 +17,11 @@ from typing import Any
 from corp_ray import config as configuration
 from corp_ray import parameters
 from corp_ray.actors import TaskSettings
-from corp_ray.config import Config
 from corp_ray.engines import EngineSettings
 from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.reward_table import Identity
+from corp_ray.settings import Config
 from corp_ray.tasks import make_task
 from corp_ray.tasks.splits import NAMES, make_splits
 

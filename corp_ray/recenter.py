@@ -107,9 +107,7 @@ def advance(
     )
 
 
-def stop_reason(
-    state: SearchState, *, rounds: int, max_commits: int, patience: int
-) -> str | None:
+def stop_reason(state: SearchState, *, rounds: int, max_commits: int, patience: int) -> str | None:
     """Why no further round runs, or None: commits reached, patience spent, or rounds done."""
     if state.commits >= max_commits:
         return "commit_limit"

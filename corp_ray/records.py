@@ -135,7 +135,9 @@ class Proposal:
     @property
     def exact(self) -> Candidate:
         """The direction with its step multiplied in: what gate and commit apply."""
-        return Candidate(self.candidate.id, "candidate", self.candidate.round, self.candidate.scaled)
+        return Candidate(
+            self.candidate.id, "candidate", self.candidate.round, self.candidate.scaled
+        )
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,9 @@ class RewardTable:
 
     def _record(self, e: Evaluation) -> dict:
         if e.engine != self._identity.engine:
-            raise RewardTableError(f"engine: {e.engine!r}, this run scores with {self._identity.engine!r}")
+            raise RewardTableError(
+                f"engine: {e.engine!r}, this run scores with {self._identity.engine!r}"
+            )
         return {
             "round": e.candidate.round,
             "candidate_id": e.candidate.id,

@@ -17,14 +17,23 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from corp_ray import config as configuration
-from corp_ray.config import Config
 from corp_ray.errors import ConfigError, RewardTableError
 from corp_ray.files import append_line, write_json, write_text
 from corp_ray.parameters import read_json
+from corp_ray.settings import Config
 
 # What may differ when a run is taken up again: none of it decides a result.
 _FREE = ("run.directory", "engine.threads", "ray.", "evaluate.")
-_PACKAGES = ("corp-ray", "torch", "transformers", "ray", "numpy", "numba", "pyarrow", "reasoning-gym")
+_PACKAGES = (
+    "corp-ray",
+    "torch",
+    "transformers",
+    "ray",
+    "numpy",
+    "numba",
+    "pyarrow",
+    "reasoning-gym",
+)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -130,7 +139,7 @@ def _short(value: Any) -> str:
 
 
 def _environment() -> dict[str, Any]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)

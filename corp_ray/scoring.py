@@ -35,9 +35,7 @@ class Display(Protocol):
 class Scoring:
     """Engines and reward table of one run, on a connected Ray cluster."""
 
-    def __init__(
-        self, prepared: Prepared, directory: RunDirectory, display: Display, base: Center
-    ):
+    def __init__(self, prepared: Prepared, directory: RunDirectory, display: Display, base: Center):
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
         self._directory, self._display = directory, display
         settings, ray_config = prepared.engine, prepared.config.ray

@@ -93,7 +93,9 @@ class Run:
                 max_commits=settings.max_commits,
                 patience=settings.patience,
             )
-        return RunResult(self.directory.root, tuple(commits), reason, self._measure(center, commits))
+        return RunResult(
+            self.directory.root, tuple(commits), reason, self._measure(center, commits)
+        )
 
     def _round(
         self, state: SearchState, center: Center, recipe: Recipe
@@ -208,7 +210,8 @@ class Run:
     def _commit(
         self, center: Center, recipe: Recipe, decision: Decision, number: int
     ) -> tuple[Commit, Recipe, Center]:
-        assert decision.best is not None and decision.verdict is not None
+        assert decision.best is not None
+        assert decision.verdict is not None
         direction = Direction(decision.best.exact.terms)
         extended = recipe.extended(direction, number, decision.verdict)
         final = self.directory.commits / str(len(extended.steps))
@@ -216,9 +219,7 @@ class Run:
         if not final.exists() and not staged.exists():
             self._stage(center, recipe, decision.best, number)
         self.reducer.call("commit", str(staged), str(final), extended)
-        new: Center = self.reducer.call(
-            "center", str(final.resolve()), self.prepared.engine.dtype
-        )
+        new: Center = self.reducer.call("center", str(final.resolve()), self.prepared.engine.dtype)
         commit = Commit(len(extended.steps), number, str(final), new.digest, direction.terms)
         return commit, extended, new
 
@@ -252,6 +253,8 @@ class Run:
     ) -> tuple[Measured, ...]:
         rows = self.scoring.judged("test", work, "test")
         return tuple(
-            Measured(name, row.mean, *paired_interval(rows[0].rewards, row.rewards), len(row.rewards))
+            Measured(
+                name, row.mean, *paired_interval(rows[0].rewards, row.rewards), len(row.rewards)
+            )
             for name, row in zip(names, rows, strict=False)
         )

@@ -43,7 +43,9 @@ def _pair(name: str, out: torch.Tensor, base: torch.Tensor) -> tuple[np.ndarray,
 def _apply_chunk(out, base, name, start, seeds, amplitudes):
     words = noise.name_words(name)
     if base.dtype == np.uint16:
-        kernels.apply_bfloat16(out, base, seeds, amplitudes, *words, np.uint64(start), noise.table())
+        kernels.apply_bfloat16(
+            out, base, seeds, amplitudes, *words, np.uint64(start), noise.table()
+        )
         return
     acc = np.empty(min(base.size, 1 << 14), np.float32)
     for low in range(0, base.size, acc.size):
@@ -139,9 +141,7 @@ def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None
     _run(task, {name: array.size for name, array in flat.items()}, threads)
 
 
-def apply_step(
-    out: Tensors, base: Tensors, acc: Tensors, step: float, *, threads: int = 1
-) -> None:
+def apply_step(out: Tensors, base: Tensors, acc: Tensors, step: float, *, threads: int = 1) -> None:
     """Write base + fl32(step * acc) into `out`, `acc` from `materialise`; one rounding."""
     triples = {n: (*_pair(n, out[n], base[n]), flat_bits(acc[n])) for n in base}
 

@@ -35,7 +35,8 @@ def model_folder(folder: Path, *, seed: int = 0) -> Path:
 def task_file(path: Path, rows: int = 1200) -> Path:
     path.write_text(
         "".join(
-            json.dumps({"question": f"say {i}", "answer": str(i)}) + "\n" for i in range(1, rows + 1)
+            json.dumps({"question": f"say {i}", "answer": str(i)}) + "\n"
+            for i in range(1, rows + 1)
         )
     )
     return path

@@ -19,7 +19,14 @@ from tests.pico import pico_llama
 
 PROMPTS = [
     [{"role": "system", "content": "Reply with a number."}, {"role": "user", "content": text}]
-    for text in ("1 + 1", "12 + 30 is what, please?", "7", "say 15", "1 + 2", "a longer question " * 3)
+    for text in (
+        "1 + 1",
+        "12 + 30 is what, please?",
+        "7",
+        "say 15",
+        "1 + 2",
+        "a longer question " * 3,
+    )
 ]
 
 

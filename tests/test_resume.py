@@ -138,7 +138,10 @@ def test_a_changed_setting_is_refused_by_name(undisturbed, change, named):
 
 def test_changed_weights_and_changed_data_are_refused_by_name(undisturbed):
     folder = undisturbed[0].parent
-    for name, path in (("model", folder / "model/model.safetensors"), ("split", folder / "task.jsonl")):
+    for name, path in (
+        ("model", folder / "model/model.safetensors"),
+        ("split", folder / "task.jsonl"),
+    ):
         original = path.read_bytes()
         path.write_bytes(original.replace(b'"answer": "7"', b'"answer": "8"'))
         if name == "model":

@@ -29,8 +29,8 @@ IDENTITY = Identity(
 def evaluation(number, *, split="support", examples=5, **changes):
     """A row like no other: amplitudes and rewards are full float64 numbers."""
     rng = np.random.default_rng(number)
-    (a, b), seeds = rng.normal(size=2).tolist(), (number, 2**63 - 1 - number)
-    terms = ((seeds[0], a), (seeds[1], b))
+    a, b = rng.normal(size=2).tolist()
+    terms = ((number, a), (2**63 - 1 - number, b))
     candidate = Candidate(f"r0c{number}", "candidate", 0, terms, sigma=float(rng.random()))
     made = Evaluation(
         candidate=candidate,

@@ -189,10 +189,8 @@ class TransformersEngine:
         state = dict(self._model.named_parameters(remove_duplicate=False))
         state |= dict(self._model.named_buffers(remove_duplicate=False))
         prefix = f"{self._model.base_model_prefix}."
-        self._working = {}
-        for name in self._center:
-            if name in state or prefix + name in state:
-                self._working[name] = state.get(name, state.get(prefix + name)).data
+        stored = {name: name if name in state else prefix + name for name in self._center}
+        self._working = {name: state[own].data for name, own in stored.items() if own in state}
 
     def _perturb(self, write: Any) -> None:
         """Call write(out, base) over the perturbed tensors; on a GPU through one CPU tensor each."""

@@ -95,16 +95,20 @@ class RowsTask:
 
     def examples(self) -> Sequence[Example]:
         question_field, answer_field = self._fields
-        found = []
+        found: list[Example] = []
         for place, row in _read(self._path):
             for field in self._fields:
                 if row.get(field) in (None, ""):
-                    raise TaskError(f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}")
+                    raise TaskError(
+                        f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}"
+                    )
             answer = str(row[answer_field])
             if self._pattern:
                 match = self._pattern.search(answer)
                 if not match:
-                    raise TaskError(f"{place}: {answer_field!r} does not match {self._pattern.pattern!r}")
+                    raise TaskError(
+                        f"{place}: {answer_field!r} does not match {self._pattern.pattern!r}"
+                    )
                 answer = match.group(1)
             found.append(Example(str(len(found)), str(row[question_field]), answer.strip()))
         return found
@@ -115,5 +119,5 @@ class RowsTask:
     def reward(self, example: Example, text: str) -> Grade:
         try:
             return self._grade(example.answer, text)
-        except Exception:  # a grader may be the user's code: its failure is an outcome, not a zero
+        except Exception:  # noqa: BLE001 a grader may be the user's code: its failure is an outcome, not a zero
             return Grade(0.0, VERIFIER_ERROR)

@@ -1,0 +1,115 @@
+"""Which values of a configuration can run: each problem with its field, value and what is right."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from corp_ray.settings import Config
+
+Problem = tuple[str, Any, str]  # field, value, what would be right
+
+_CHOICES = {
+    "model.dtype": ("bfloat16", "float16", "float32"),
+    "model.chat_template": ("auto", "always", "never"),
+    "task.kind": ("reasoning_gym", "rows"),
+    "task.answer": ("text", "last_number"),
+    "engine.device": ("auto", "cpu", "cuda"),
+}
+_LEAST = {
+    "task.size": 1,
+    "splits.support": 1,
+    "splits.validation": 1,
+    "splits.gate": 2,
+    "splits.test": 2,
+    "decoding.max_new_tokens": 1,
+    "decoding.batch_size": 1,
+    "population.size": 1,
+    "consolidation.rank": 1,
+    "recentering.rounds": 0,
+    "recentering.population": 1,
+    "recentering.max_commits": 1,
+    "recentering.patience": 1,
+    "engine.threads": 1,
+    "ray.engines": 0,
+    "ray.in_flight": 1,
+    "ray.attempts": 1,
+}
+Range = tuple[float, float, bool, bool, str]  # least, most, each allowed itself, in words
+
+_RANGES: dict[str, Range] = {
+    "gate.alpha": (0.0, 1.0, False, False, "a number above 0 and below 1"),
+    "gate.min_gain": (0.0, 1.0, True, False, "a number from 0 and below 1"),
+    "consolidation.compatibility": (0.0, math.inf, True, False, "a number from 0 up"),
+    "recentering.regression_weight": (0.0, math.inf, True, False, "a number from 0 up"),
+    "task.max_error_share": (0.0, 1.0, True, True, "a number in [0, 1]"),
+}
+_GRIDS: dict[str, Range] = {
+    "population.sigmas": (0.0, math.inf, False, False, "numbers above 0"),
+    "consolidation.quantiles": (0.0, 1.0, True, True, "numbers in [0, 1]"),
+    "consolidation.inverse_temperatures": (0.0, math.inf, True, False, "numbers from 0 up"),
+    "consolidation.steps": (0.0, math.inf, False, False, "numbers above 0"),
+}
+_PATTERNS = ("perturb.include", "perturb.exclude", "task.answer_pattern")
+
+
+def _value(config: Config, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
+def _inside(value: float, bounds: Range) -> bool:
+    low, high, low_in, high_in, _ = bounds
+    return (low < value or (low_in and value == low)) and (
+        value < high or (high_in and value == high)
+    )
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """Every value that cannot run, by itself or beside another."""
+    yield from _texts(config)
+    for name, choices in _CHOICES.items():
+        if _value(config, name) not in choices:
+            yield name, _value(config, name), f"one of {', '.join(choices)}"
+    for name, least in _LEAST.items():
+        if _value(config, name) < least:
+            yield name, _value(config, name), f"at least {least}"
+    for name, bounds in _RANGES.items():
+        if not _inside(_value(config, name), bounds):
+            yield name, _value(config, name), bounds[-1]
+    for name, bounds in _GRIDS.items():
+        grid, words = _value(config, name), bounds[-1]
+        if not grid:
+            yield name, grid, f"a list of {words}"
+        if len(set(grid)) != len(grid):
+            yield name, grid, "each value once"
+        yield from ((name, x, words) for x in grid if not _inside(x, bounds))
+    gpus = config.ray.gpus_per_engine
+    if gpus != -1 and not 0 <= gpus < math.inf:
+        yield "ray.gpus_per_engine", gpus, "a number from 0 up, or -1"
+
+
+def _texts(config: Config) -> Iterator[Problem]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.run.id):
+        yield "run.id", config.run.id, "letters, digits, '.', '_' and '-'"
+    if not 0 <= config.run.seed < 1 << 63:
+        yield "run.seed", config.run.seed, "an integer from 0 to 2^63 - 1"
+    if not config.model.path:
+        yield "model.path", config.model.path, "a Hugging Face folder or id"
+    required = {"reasoning_gym": "dataset", "rows": "path"}.get(config.task.kind)
+    if required and not getattr(config.task, required):
+        yield f"task.{required}", "", f"needed by task.kind={config.task.kind}"
+    if config.engine.kind != "transformers" and ":" not in config.engine.kind:
+        yield "engine.kind", config.engine.kind, "transformers or module:Class"
+    for name in _PATTERNS:
+        given = _value(config, name)
+        for pattern in given if isinstance(given, list) else [given]:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                yield name, pattern, f"a regular expression ({error})"
+                continue
+            if name == "task.answer_pattern" and pattern and groups != 1:
+                yield name, pattern, "a regular expression with one group"

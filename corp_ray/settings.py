@@ -1,0 +1,133 @@
+"""The configuration's schema: every setting with its type, its default and what it means.
+
+Defaults are the paper's scale. Plain dataclasses; config.py loads them, config_checks.py says
+which values can run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class RunConfig:
+    id: str = ""  # name of the run directory; default: the configuration file's name
+    directory: str = "runs"
+    seed: int = 0
+
+
+@dataclass
+class ModelConfig:
+    path: str = ""  # a Hugging Face folder or hub id
+    dtype: str = "bfloat16"  # bfloat16, float16 or float32: what is perturbed and committed
+    chat_template: str = "auto"  # auto: used when the tokenizer has one; always; never
+
+
+@dataclass
+class TaskConfig:
+    kind: str = "reasoning_gym"  # reasoning_gym or rows
+    dataset: str = ""  # reasoning_gym: name of the dataset
+    arguments: dict[str, Any] = field(default_factory=dict)  # reasoning_gym: its own arguments
+    size: int = 4000  # reasoning_gym: items drawn before duplicates are dropped
+    seed: int = 0  # reasoning_gym: seed of the items
+    answer: str = "text"  # reasoning_gym: what of a text is graded, text or last_number
+    partial_credit: bool = True  # reasoning_gym: false counts only a full score
+    path: str = ""  # rows: a .jsonl or .parquet file
+    question_field: str = "question"
+    answer_field: str = "answer"
+    answer_pattern: str = ""  # rows: regular expression whose group 1 is the answer
+    grader: str = "exact"  # rows: exact, numeric or module:function
+    system_prompt: str = ""
+    max_error_share: float = 0.1  # a run stops when more of a candidate's gradings fail than this
+
+
+@dataclass
+class SplitsConfig:
+    seed: int = 0
+    support: int = 500  # scores the population
+    validation: int = 100  # chooses quantile, inverse temperature, step
+    gate: int = 256  # only the gate sees it
+    test: int = 256  # read once, after the run is decided
+
+
+@dataclass
+class DecodingConfig:
+    max_new_tokens: int = 64
+    batch_size: int = 64
+
+
+@dataclass
+class PerturbConfig:
+    include: list[str] = field(default_factory=lambda: [".*"])  # regular expressions on names
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PopulationConfig:
+    size: int = 500
+    sigmas: list[float] = field(default_factory=lambda: [5e-4, 1e-3, 2e-3])
+
+
+@dataclass
+class ConsolidationConfig:
+    quantiles: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.9])
+    inverse_temperatures: list[float] = field(
+        default_factory=lambda: [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
+    )
+    steps: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+    rank: int = 8
+    compatibility: float = 1.0  # 1 is the paper, 0 leaves the second pass out
+
+
+@dataclass
+class GateConfig:
+    alpha: float = 0.05  # error budget of the whole run, all its looks together
+    min_gain: float = 0.0
+
+
+@dataclass
+class RecenteringConfig:
+    rounds: int = 3  # rounds after round 0; 0 consolidates once
+    population: int = 100
+    max_commits: int = 3  # the first update plus 2
+    patience: int = 2  # rejected rounds in a row that end the run
+    regression_weight: float = 2.0  # lambda of the constructive score
+
+
+@dataclass
+class EngineConfig:
+    kind: str = "transformers"  # transformers, or module:Class with the Engine protocol
+    device: str = "auto"  # auto, cpu or cuda
+    threads: int = 1  # CPU threads of one engine
+    options: dict[str, Any] = field(default_factory=dict)  # passed to the engine as they are
+
+
+@dataclass
+class RayConfig:
+    engines: int = 0  # 0: as many as the cluster's CPUs or GPUs hold
+    gpus_per_engine: float = -1.0  # -1: one where the engine runs on a GPU, else none
+    in_flight: int = 2  # calls queued at one engine
+    attempts: int = 3  # times a piece of work is tried before the run stops
+
+
+@dataclass
+class EvaluateConfig:
+    model: str = ""  # jobs/evaluate: a model folder or a recipe.json
+
+
+@dataclass
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    population: PopulationConfig = field(default_factory=PopulationConfig)
+    consolidation: ConsolidationConfig = field(default_factory=ConsolidationConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    recentering: RecenteringConfig = field(default_factory=RecenteringConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
