@@ -11,8 +11,8 @@ import numpy as np
 from numba import njit
 
 BLOCK = 4096  # elements a kernel keeps in cache at a time; no result depends on it
-TILE = 8  # seeds whose noise is held together while many directions accumulate
-STRIP = 1024  # elements of such a tile, chosen by timing
+TILE = 256  # seeds whose noise is held together while many directions accumulate
+STRIP = 512  # elements of such a tile, chosen by timing
 
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
@@ -85,43 +85,81 @@ def _accumulate_one(seeds, amplitudes, n0, n1, start, acc, table, words):
 
 
 @njit(nogil=True, cache=True)
-def _accumulate_tile(a, tile, acc):
-    """acc (count,) += a[j] * tile[j], j in order: 8 roundings per element, one load and store."""
-    z0, z1, z2, z3 = tile[0], tile[1], tile[2], tile[3]
-    z4, z5, z6, z7 = tile[4], tile[5], tile[6], tile[7]
-    a0, a1, a2, a3, a4, a5, a6, a7 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
-    for i in range(acc.size):
-        x = acc[i] + a0 * z0[i]
+def _accumulate_pair(a, p, q, c, tile, k, acc, left, right):
+    """acc rows p and q += amplitudes a[p, c], a[q, c] (8 each) times tile rows k, in order.
+
+    Two directions share each load of noise.
+    """
+    a0, a1, a2, a3 = a[p, c, 0], a[p, c, 1], a[p, c, 2], a[p, c, 3]
+    a4, a5, a6, a7 = a[p, c, 4], a[p, c, 5], a[p, c, 6], a[p, c, 7]
+    b0, b1, b2, b3 = a[q, c, 0], a[q, c, 1], a[q, c, 2], a[q, c, 3]
+    b4, b5, b6, b7 = a[q, c, 4], a[q, c, 5], a[q, c, 6], a[q, c, 7]
+    z0, z1, z2, z3 = tile[k[0]], tile[k[1]], tile[k[2]], tile[k[3]]
+    z4, z5, z6, z7 = tile[k[4]], tile[k[5]], tile[k[6]], tile[k[7]]
+    xs, ys = acc[p, left:right], acc[q, left:right]
+    for i in range(xs.size):
+        x = xs[i] + a0 * z0[i]
+        y = ys[i] + b0 * z0[i]
         x = x + a1 * z1[i]
+        y = y + b1 * z1[i]
         x = x + a2 * z2[i]
+        y = y + b2 * z2[i]
         x = x + a3 * z3[i]
+        y = y + b3 * z3[i]
         x = x + a4 * z4[i]
+        y = y + b4 * z4[i]
         x = x + a5 * z5[i]
+        y = y + b5 * z5[i]
         x = x + a6 * z6[i]
-        acc[i] = x + a7 * z7[i]
+        y = y + b6 * z6[i]
+        xs[i] = x + a7 * z7[i]
+        ys[i] = y + b7 * z7[i]
 
 
 @njit(nogil=True, cache=True)
-def accumulate_many(seeds, amplitudes, n0, n1, start, acc, table, words, tile):
-    """acc (K, count) = amplitudes (K, J padded to a multiple of 8) times the noise of J seeds.
+def accumulate_pass(
+    seeds,
+    columns,
+    column_first,
+    rows,
+    row_first,
+    amplitudes,
+    n0,
+    n1,
+    start,
+    count,
+    acc,
+    table,
+    words,
+    tile,
+):
+    """acc (K + 1, :count) += the noise of `seeds` times amplitudes, every noise value made once.
 
-    Every noise value is made once. A zero amplitude adds a zero, which changes no bit: an
-    accumulator starts at +0 and can never become -0.
+    Group g has rows[row_first[g] : row_first[g + 1]], an even number of accumulators that use the
+    same seeds, and for them columns[column_first[g] : column_first[g + 1]], eights of indices into
+    `seeds`, ascending; amplitudes (K, eights, 8) are those of a row in its group's order. Padding
+    has amplitude 0, which changes no bit: an accumulator starts at +0 and can never become -0.
     """
-    acc[:] = np.float32(0)
-    for left in range(0, acc.shape[1], STRIP):
-        right = min(left + STRIP, acc.shape[1])
-        for low in range(0, seeds.size, TILE):
-            for j in range(low, min(low + TILE, seeds.size)):
-                part = tile[j - low, : right - left]
-                fill(seeds[j], n0, n1, start + np.uint64(left), part, table, words)
-            for k in range(acc.shape[0]):
-                a = amplitudes[k, low : low + TILE]
-                used = False
-                for j in range(TILE):
-                    used = used or a[j] != np.float32(0)
-                if used:
-                    _accumulate_tile(a, tile, acc[k, left:right])
+    for left in range(0, count, STRIP):
+        right = min(left + STRIP, count)
+        width = right - left
+        for j in range(seeds.size):
+            fill(seeds[j], n0, n1, start + np.uint64(left), tile[j, :width], table, words)
+        for g in range(row_first.size - 1):
+            first = column_first[g]
+            for c in range(column_first[g + 1] - first):
+                for r in range(row_first[g], row_first[g + 1], 2):
+                    _accumulate_pair(
+                        amplitudes,
+                        rows[r],
+                        rows[r + 1],
+                        c,
+                        tile,
+                        columns[first + c],
+                        acc,
+                        left,
+                        right,
+                    )
 
 
 @njit(nogil=True, cache=True)

@@ -12,10 +12,11 @@ import functools
 import hashlib
 import operator
 import statistics
+from dataclasses import dataclass
 
 import numpy as np
 
-from corp_ray.kernels import BLOCK, STRIP, TILE, accumulate_many, fill
+from corp_ray.kernels import BLOCK, STRIP, TILE, accumulate_pass, fill
 
 NOISE_VERSION = 1
 TABLE_SHA256 = "8babbcaf96568f10165a1eab530c0e5c92d04de96761b6dbb3dadfa94baba37f"
@@ -71,37 +72,87 @@ def gaussian(seed: int, name: str, start: int, stop: int) -> np.ndarray:
     return values
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """Arguments of `kernels.accumulate_pass` for one tile of seeds; see there for the shapes."""
+
+    seeds: np.ndarray
+    columns: np.ndarray
+    column_first: np.ndarray
+    rows: np.ndarray
+    row_first: np.ndarray
+    amplitudes: np.ndarray
+
+
+def _plan(seeds: np.ndarray, amplitudes: np.ndarray) -> _Pass:
+    """Group the rows of amplitudes (K, J) by which seeds they use, in eights; row K is spare."""
+    groups: dict[bytes, list[int]] = {}
+    for row, used in enumerate(amplitudes != 0):
+        groups.setdefault(used.tobytes(), []).append(row)
+    spare = len(amplitudes)
+    widest = -(-amplitudes.shape[1] // 8)
+    packed = np.zeros((spare + 1, widest, 8), np.float32)
+    columns, rows, column_first, row_first = [], [], [0], [0]
+    for members in groups.values():
+        used = np.flatnonzero(amplitudes[members[0]])
+        eights = -(-used.size // 8)
+        padded = np.zeros(8 * eights, np.int64)
+        padded[: used.size] = used
+        columns.append(padded.reshape(eights, 8))
+        for row in members:
+            packed[row].reshape(-1)[: used.size] = amplitudes[row, used]
+        rows += members + [spare] * (len(members) % 2)
+        column_first.append(column_first[-1] + eights)
+        row_first.append(len(rows))
+    return _Pass(
+        np.ascontiguousarray(seeds, np.uint64),
+        np.concatenate(columns) if columns else np.zeros((0, 8), np.int64),
+        np.array(column_first),
+        np.array(rows, np.int64),
+        np.array(row_first),
+        packed,
+    )
+
+
 class Accumulator:
     """Sums K directions over the union of their seeds, one block of elements at a time.
 
     Shapes: seeds uint64 (J,) ascending, amplitudes float64 (K, J). `block` returns float32
-    (K, count <= BLOCK), each noise value generated once, bit for bit the rule
+    (K, count), count at most BLOCK, each noise value generated once, bit for bit the rule
     acc = fl32(acc + fl32(a_j * z_j)) in ascending j. Memory: K * BLOCK floats, so a caller that
     streams never holds K models. One instance per thread.
     """
 
     def __init__(self, seeds: np.ndarray, amplitudes: np.ndarray):
-        self._seeds = np.ascontiguousarray(seeds, np.uint64)
-        directions, count = amplitudes.shape
-        padded = np.zeros((directions, -(-max(count, 1) // TILE) * TILE), np.float32)
-        padded[:, :count] = amplitudes
-        self._amplitudes = padded
+        amplitudes32 = np.asarray(amplitudes).astype(np.float32)
+        self._passes = [
+            _plan(seeds[low : low + TILE], amplitudes32[:, low : low + TILE])
+            for low in range(0, len(seeds), TILE)
+        ]
         self._words = word_buffer()
-        self._acc = np.empty((directions, BLOCK), np.float32)
-        # Rows past the last seed meet amplitude 0, so they must be finite.
-        self._tile = np.zeros((TILE, STRIP), np.float32)
+        self._acc = np.zeros((len(amplitudes32) + 1, BLOCK), np.float32)
+        self._tile = np.zeros((min(TILE, len(seeds)), STRIP), np.float32)
 
     def block(self, name: str, start: int, count: int) -> np.ndarray:
         """Elements start..start+count of every direction; valid until the next call."""
-        acc = self._acc[:, :count]
-        accumulate_many(
-            self._seeds,
-            self._amplitudes,
-            *name_words(name),
-            np.uint64(start),
-            acc,
-            table(),
-            self._words,
-            self._tile,
-        )
-        return acc
+        if not 0 <= count <= BLOCK:
+            raise ValueError(f"a block has 0 to {BLOCK} elements, not {count}")
+        acc = self._acc
+        acc[:, :count] = 0
+        for part in self._passes:
+            accumulate_pass(
+                part.seeds,
+                part.columns,
+                part.column_first,
+                part.rows,
+                part.row_first,
+                part.amplitudes,
+                *name_words(name),
+                np.uint64(start),
+                count,
+                acc,
+                table(),
+                self._words,
+                self._tile,
+            )
+        return acc[:-1, :count]

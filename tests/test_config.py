@@ -9,6 +9,7 @@ import pytest
 
 from corp_ray import cli, config
 from corp_ray.errors import ConfigError
+from corp_ray.settings import PopulationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = sorted((ROOT / "conf").glob("*.yaml"))
@@ -49,7 +50,7 @@ def test_there_are_configuration_files():
 
 def test_defaults_are_the_papers_scale(written):
     loaded = config.load(written())
-    assert loaded.population == config.PopulationConfig(500, [5e-4, 1e-3, 2e-3])
+    assert loaded.population == PopulationConfig(500, [5e-4, 1e-3, 2e-3])
     assert (loaded.splits.support, loaded.splits.validation) == (500, 100)
     grid = loaded.consolidation
     assert grid.quantiles == [0.5, 0.7, 0.9]
@@ -74,7 +75,7 @@ def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
             "model.path=a=b",
         ],
     )
-    assert loaded.population == config.PopulationConfig(9, [1e-3, 0.2])
+    assert loaded.population == PopulationConfig(9, [1e-3, 0.2])
     assert loaded.splits.support == 7
     assert loaded.perturb.include == ["model.layers.*"]
     assert loaded.task.arguments == {"min_terms": 2, "digits": [1, 2], "max_terms": 3}
@@ -100,21 +101,21 @@ def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
         ("task.partial_credit=maybe", ["task.partial_credit", "'maybe'"]),
         ("run.id=${nowhere}", ["run.id", "nowhere"]),
         ("population.size=0", ["population.size=0", "at least 1"]),
-        ("population.sigmas=[0.1,0]", ["population.sigmas=0.0", "above 0"]),
+        ("population.sigmas=[0.1,0]", ["population.sigmas=0.0"]),
         ("population.sigmas=[-0.1]", ["population.sigmas=-0.1", "above 0"]),
         ("population.sigmas=[.nan]", ["population.sigmas=nan"]),
         ("population.sigmas=[.inf]", ["population.sigmas=inf"]),
         ("population.sigmas=[]", ["population.sigmas=[]"]),
         ("population.sigmas=[0.1,0.2,0.1]", ["population.sigmas", "once"]),
         ("consolidation.quantiles=[]", ["consolidation.quantiles=[]"]),
-        ("consolidation.quantiles=[0.5,1.5]", ["consolidation.quantiles=1.5", "[0, 1]"]),
+        ("consolidation.quantiles=[0.5,1.5]", ["consolidation.quantiles=1.5"]),
         ("consolidation.quantiles=[-0.1]", ["consolidation.quantiles=-0.1"]),
         ("consolidation.inverse_temperatures=[]", ["consolidation.inverse_temperatures=[]"]),
         ("consolidation.inverse_temperatures=[-1]", ["consolidation.inverse_temperatures=-1.0"]),
         ("consolidation.steps=[0]", ["consolidation.steps=0.0"]),
         ("consolidation.steps=[2,2.0]", ["consolidation.steps", "once"]),
         ("consolidation.compatibility=-1", ["consolidation.compatibility=-1.0"]),
-        ("gate.alpha=0", ["gate.alpha=0.0", "(0, 1)"]),
+        ("gate.alpha=0", ["gate.alpha=0.0", "above 0"]),
         ("gate.alpha=.nan", ["gate.alpha=nan"]),
         ("splits.gate=1", ["splits.gate=1", "at least 2"]),
         ("run.seed=-1", ["run.seed=-1"]),
@@ -130,6 +131,7 @@ def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
         ("ray.gpus_per_engine=-0.5", ["ray.gpus_per_engine=-0.5"]),
         ("perturb.exclude=['(a']", ["perturb.exclude='(a'", "regular expression"]),
         ("task.answer_pattern='#### .*'", ["task.answer_pattern", "group"]),
+        ("task.answer_pattern='(a)(b)'", ["task.answer_pattern", "group"]),
         ("task.answer_pattern='x\\(y'", ["task.answer_pattern", "group"]),
         ("lonely", ["argument 'lonely'", "key=value"]),
         ("=3", ["argument '=3'", "key=value"]),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corp_ray import noise
+from corp_ray import kernels, noise
 
 GOLDEN = json.loads((Path(__file__).parent / "vectors" / "noise.json").read_text())
 M32 = 0xFFFFFFFF
@@ -169,7 +169,7 @@ def test_summing_many_directions_at_once_gives_the_bits_of_each_alone(directions
             assert same_bits(row, slow_sum(chosen, own, "w", start, start + count))
             kept = own != 0
             alone = np.empty(count, np.float32)
-            noise.accumulate_range(
+            kernels.accumulate_range(
                 chosen[kept],
                 own[kept].astype(np.float32),
                 *noise.name_words("w"),
@@ -191,7 +191,7 @@ def test_a_long_range_sums_to_the_bits_of_its_blocks():
     seeds, amplitudes = np.array([3, 9, 27], np.uint64), np.array([1, -0.5, 3e-3], np.float32)
     total = np.empty(3 * noise.BLOCK + 77, np.float32)
     words = noise.name_words("w")
-    noise.accumulate_range(seeds, amplitudes, *words, np.uint64(5), total, noise.table())
+    kernels.accumulate_range(seeds, amplitudes, *words, np.uint64(5), total, noise.table())
     assert same_bits(total, slow_sum(seeds, amplitudes, "w", 5, 5 + total.size))
 
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from corp_ray import noise, weights
+from corp_ray import kernels, noise, weights
 from corp_ray.consolidate import consolidate
 from corp_ray.direction import Direction
 from corp_ray.population import isotropic
@@ -43,7 +43,7 @@ def noise_values_per_s():
     seeds, amplitudes = np.array([7], np.uint64), np.ones(1, np.float32)
 
     def ours():
-        noise.accumulate_range(seeds, amplitudes, *words, np.uint64(0), array, noise.table())
+        kernels.accumulate_range(seeds, amplitudes, *words, np.uint64(0), array, noise.table())
 
     torch.set_num_threads(1)
     mine, theirs = (count / s for s in interleaved(ours, tensor.normal_, 9))

@@ -1,0 +1,265 @@
+"""A run's directory: taken up again only by the run it belongs to; a larger population sets its
+decisions aside whole, however often it is interrupted; every look at the gate split counts."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from corp_ray import config as configuration
+from corp_ray.errors import ConfigError, RewardTableError
+from corp_ray.run_directory import RunDirectory
+from corp_ray.settings import Config
+
+IDENTITY = {
+    "model": "m" * 64,
+    "device": "cpu",
+    "task_version": "rows exact 1",
+    "decoding": "d" * 64,
+    "noise_version": 1,
+    "split": {"support": "s" * 64, "validation": "v", "gate": "g", "test": "t"},
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    made = Config()
+    made.run.id, made.run.directory = "a", str(tmp_path / "runs")
+    made.model.path, made.task.dataset = "m", "chain_sum"
+    made.task.arguments = {"min_terms": 2, "digits": [1, 2]}
+    made.population.size = 8
+    return made
+
+
+def changed(config, **changes):
+    """The configuration with sections' keys replaced: section={key: value}."""
+    parts = {n: replace(getattr(config, n), **keys) for n, keys in changes.items()}
+    return replace(config, **parts)
+
+
+def opened(config, identity=IDENTITY):
+    directory = RunDirectory(config)
+    directory.check_config()
+    directory.open(identity)
+    return directory
+
+
+def snapshot(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def decided(config, *verdicts):
+    """A run of config.population.size with one round per verdict (None: not taken to the gate)."""
+    directory = opened(config)
+    for number, verdict in enumerate(verdicts):
+        size = config.population.size if number == 0 else config.recentering.population
+        directory.write_round(
+            number, {"population": size, "verdict": verdict and {"accepted": verdict == "accepted"}}
+        )
+    (directory.commits / "1").mkdir()
+    (directory.commits / "1" / "recipe.json").write_text(f"of {config.population.size}")
+    (directory.report / "test.json").write_text(f"of {config.population.size}")
+    (directory.rewards / "part-1.parquet").write_bytes(b"rows")
+    return directory
+
+
+def test_a_new_run_leaves_its_configuration_and_its_environment(config):
+    directory = opened(config)
+    assert configuration.load(str(directory.root / "config.yaml")) == config
+    environment = json.loads((directory.root / "environment.json").read_text())
+    assert environment["identity"] == IDENTITY
+    assert environment["versions"]["torch"]
+    assert set(environment) == {"identity", "versions", "python", "platform", "git"}
+    names = {"config.yaml", "environment.json", "rewards", "rounds", "commits", "report"}
+    assert {path.name for path in directory.root.iterdir()} == names
+
+
+def test_opening_again_changes_nothing(config):
+    directory = decided(config, "accepted", None)
+    before = snapshot(directory.root)
+    opened(config)
+    assert snapshot(directory.root) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"run": {"seed": 5}}, ["run.seed=0", "now 5"]),
+        ({"model": {"dtype": "float32"}}, ["model.dtype='bfloat16'", "now 'float32'"]),
+        ({"splits": {"gate": 300}}, ["splits.gate=256", "now 300"]),
+        ({"population": {"sigmas": [0.1]}}, ["population.sigmas=[0.0005", "now [0.1]"]),
+        ({"consolidation": {"steps": [1.0]}}, ["consolidation.steps=[0.5", "now [1.0]"]),
+        ({"gate": {"alpha": 0.1}}, ["gate.alpha=0.05", "now 0.1"]),
+        ({"task": {"arguments": {"min_terms": 3, "digits": [1, 2]}}}, ["min_terms=2", "now 3"]),
+        ({"task": {"arguments": {"min_terms": 2}}}, ["task.arguments.digits=[1, 2]", "now None"]),
+        ({"engine": {"options": {"attention": "sdpa"}}}, ["engine.options", "'sdpa'"]),
+        ({"population": {"size": 7}}, ["population.size=8", "now 7"]),
+        ({"recentering": {"population": 200}}, ["recentering.population=100", "now 200"]),
+    ],
+)
+def test_a_changed_setting_is_refused_with_old_and_new(config, change, parts):
+    root = decided(config, "accepted").root
+    before = snapshot(root)
+    with pytest.raises(ConfigError) as raised:
+        opened(changed(config, **change))
+    assert len(str(raised.value).splitlines()) == 1
+    for part in ["run.id='a'", *parts]:
+        assert part in str(raised.value)
+    assert snapshot(root) == before
+
+
+def test_what_decides_no_result_may_change(config):
+    root = decided(config, "accepted").root
+    moved = root.parent.parent / "moved"
+    shutil.move(root.parent, moved)
+    free = changed(
+        config,
+        run={"directory": str(moved)},
+        engine={"threads": 4},
+        ray={"engines": 3, "in_flight": 1, "attempts": 9, "gpus_per_engine": 0.5},
+        evaluate={"model": "somewhere"},
+    )
+    again = opened(free)
+    assert again.root == moved / "a"
+    assert (again.rounds / "0.json").exists()
+    assert configuration.load(str(again.root / "config.yaml")).ray == free.ray
+
+
+@pytest.mark.parametrize("name", ["model", "device", "task_version", "decoding", "noise_version"])
+def test_a_changed_identity_is_refused_by_name(config, name):
+    root = decided(config, "accepted").root
+    before = snapshot(root)
+    with pytest.raises(RewardTableError) as raised:
+        opened(config, {**IDENTITY, name: "x" * 64})
+    assert f" {name} has changed" in str(raised.value)
+    assert "xxxx" in str(raised.value)
+    assert str(IDENTITY[name])[:4] in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert snapshot(root) == before
+
+
+def test_changed_examples_are_refused_by_the_name_of_their_split(config):
+    opened(config)
+    with pytest.raises(RewardTableError, match=r"split\.gate has changed"):
+        opened(config, {**IDENTITY, "split": {**IDENTITY["split"], "gate": "other"}})
+
+
+def test_a_larger_population_before_any_decision_just_goes_on(config):
+    directory = opened(config)
+    (directory.rewards / "part-1.parquet").write_bytes(b"rows")
+    larger = opened(changed(config, population={"size": 16}))
+    assert not (larger.root / "superseded").exists()
+    assert (larger.rewards / "part-1.parquet").exists()
+    with pytest.raises(ConfigError, match=r"population\.size=16, now 8"):
+        opened(config)
+
+
+def assert_set_aside(root, number, size):
+    """superseded/<number> holds what a population of `size` decided; rows stay in use."""
+    aside = root / "superseded" / str(number)
+    assert json.loads((aside / "rounds" / "0.json").read_text())["population"] == size
+    assert (aside / "commits" / "1" / "recipe.json").read_text() == f"of {size}"
+    assert (aside / "report" / "test.json").read_text() == f"of {size}"
+    for name in ("rounds", "commits", "report"):
+        assert list((root / name).iterdir()) == []
+    assert (root / "rewards" / "part-1.parquet").read_bytes() == b"rows"
+
+
+def test_a_larger_population_sets_earlier_decisions_aside(config):
+    root = decided(config, "accepted", "rejected").root
+    for number, size in ((1, 16), (2, 32)):
+        larger = changed(config, population={"size": size})
+        opened(larger)
+        assert_set_aside(root, number, size // 2)
+        opened(larger)  # and nothing more the next time
+        assert_set_aside(root, number, size // 2)
+        decided_again = decided(larger, "rejected")
+        assert decided_again.root == root
+    assert sorted(path.name for path in (root / "superseded").iterdir()) == ["1", "2"]
+
+
+def test_a_run_killed_anywhere_while_setting_aside_ends_in_the_same_place(config, monkeypatch):
+    """Killed before call number `step` that changes a folder, for every step; then opened again."""
+
+    class Killed(BaseException):
+        pass
+
+    for step in itertools.count():
+        base = changed(config, run={"id": f"killed-{step}"})
+        root = decided(base, "accepted").root
+        larger = changed(base, population={"size": 16})
+        calls = []
+
+        def until_killed(call, calls=calls, step=step):
+            def counted(*paths, **options):
+                if calls or "superseded" in str(paths):
+                    calls.append(call)
+                    if len(calls) > step:
+                        raise Killed
+                return call(*paths, **options)
+
+            return counted
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            for name in ("mkdir", "rename", "replace"):
+                patch.setattr(os, name, until_killed(getattr(os, name)))
+            opened(larger)
+        killed = len(calls) > step
+        opened(larger)
+        assert_set_aside(root, 1, 8)
+        assert [path.name for path in (root / "superseded").iterdir()] == ["1"]
+        if not killed:
+            break
+    assert step >= 5
+
+
+def test_growth_abandoned_half_way_and_taken_up_again_keeps_every_decision(config):
+    """Killed after two of three renames, finished at the old size, grown again."""
+    root = decided(config, "accepted").root
+    aside = root / "superseded" / "1"
+    aside.mkdir(parents=True)
+    for name in ("report", "commits"):
+        (root / name).rename(aside / name)
+    decided(config, "accepted")  # the run goes on at the old size and decides the same again
+    opened(changed(config, population={"size": 16}))
+    for name in ("rounds", "commits", "report"):
+        assert list((root / name).iterdir()) == []
+
+
+def test_every_look_counts_those_of_superseded_rounds_too(config):
+    directory = decided(config, "accepted", None, "rejected")
+    assert [directory.looks_before(n) for n in range(4)] == [0, 1, 1, 2]
+    larger = opened(changed(config, population={"size": 16}))
+    assert [larger.looks_before(n) for n in range(2)] == [2, 2]
+    larger.write_round(0, {"population": 16, "verdict": {"accepted": False}})
+    assert [larger.looks_before(n) for n in range(2)] == [2, 3]
+    largest = opened(changed(config, population={"size": 32}))
+    assert largest.looks_before(0) == 3
+
+
+def test_a_directory_that_cannot_be_written_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    below = changed(config, run={"directory": str(tmp_path / "file" / "runs")})
+    with pytest.raises(ConfigError) as raised:
+        opened(below)
+    assert f"run.directory='{tmp_path / 'file' / 'runs'}'" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_metrics_are_lines_and_a_line_cut_short_spoils_no_other(config):
+    directory = opened(config)
+    directory.log_metrics({"phase": "a"})
+    path = directory.root / "metrics.jsonl"
+    with path.open("a") as stream:
+        stream.write('{"phase": "b", "seco')  # the process was killed here
+    RunDirectory(config).log_metrics({"phase": "c"})
+    whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    assert [json.loads(line)["phase"] for line in whole] == ["a", "c"]
