@@ -23,6 +23,7 @@ from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, W
 log = logging.getLogger(__name__)
 
 _REACH_S = 10.0
+_PATIENCE_S = 60.0
 
 
 def _check_reachable(address: str) -> None:
@@ -119,6 +120,8 @@ class Pool:
 
     @staticmethod
     def _first(reference: Any) -> str:
+        while not ray.wait([reference], timeout=_PATIENCE_S)[0]:
+            log.info("still waiting for an engine: the cluster is busy, or the model is large")
         try:
             return ray.get(reference)
         except RayTaskError as error:

@@ -33,10 +33,17 @@ def _opened(
         f"{config.run.id}: {prepared.folder.name}, {prepared.parameters:,} parameters perturbed, "
         f"{prepared.task_name}"
     )
-    directory.open(prepared.identity)
+    directory.check_identity(prepared.identity)
     connect()
     try:
-        run = Run(prepared, directory, display)
+        engines = pool.plan_engines(
+            engines=config.ray.engines,
+            gpus_per_engine=config.ray.gpus_per_engine,
+            threads=config.engine.threads,
+            device=prepared.device,
+        )
+        directory.open(prepared.identity)
+        run = Run(prepared, directory, display, engines)
         try:
             yield prepared, directory, run
         finally:

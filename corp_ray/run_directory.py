@@ -74,12 +74,27 @@ class RunDirectory:
                 "use another run.id, or the setting it was made with"
             )
 
-    def open(self, identity: Mapping[str, Any]) -> None:
-        """Create the directory or take it up again.
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """RewardTableError naming the part of `identity` (model, data, prompts, versions) that is
+        not what the run was made with; writes nothing."""
+        environment = self.root / "environment.json"
+        if not environment.exists():
+            return
+        stored = dict(_flat(read_json(environment)["identity"]))
+        for key, value in _flat(identity):
+            if stored.get(key) != value:
+                raise RewardTableError(
+                    f"run.id={self._config.run.id!r}: {key} has changed since the run was made "
+                    f"({_short(stored.get(key))} then, {_short(value)} now); use another run.id"
+                )
 
-        Errors: ConfigError when it cannot be written; RewardTableError naming the part of
-        `identity` (model, data, prompts, versions) that is not what the run was made with.
+    def open(self, identity: Mapping[str, Any]) -> None:
+        """Create the directory, or take it up again after both checks.
+
+        Errors: ConfigError when it cannot be written; as `check_config` and `check_identity`.
         """
+        self.check_config()
+        self.check_identity(identity)
         try:
             for folder in (self.root, self.rewards, self.rounds, self.commits, self.report):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -91,15 +106,7 @@ class RunDirectory:
                 f"run.directory={self._config.run.directory!r}: cannot write there ({error.strerror})"
             ) from error
         environment = self.root / "environment.json"
-        if environment.exists():
-            stored = dict(_flat(read_json(environment)["identity"]))
-            for key, value in _flat(identity):
-                if stored.get(key) != value:
-                    raise RewardTableError(
-                        f"run.id={self._config.run.id!r}: {key} has changed since the run was made "
-                        f"({_short(stored.get(key))} then, {_short(value)} now); use another run.id"
-                    )
-        else:
+        if not environment.exists():
             write_json(environment, {"identity": identity, **_environment()})
         self._set_aside_smaller_population()
         write_text(self.root / "config.yaml", configuration.to_yaml(self._config))

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from corp_ray.actors import JudgeActor, ScorerActor
 from corp_ray.errors import EngineError, TaskError
-from corp_ray.pool import Pool, Supervised, plan_engines
+from corp_ray.pool import Pool, Supervised
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
@@ -35,16 +35,19 @@ class Display(Protocol):
 class Scoring:
     """Engines and reward table of one run, on a connected Ray cluster."""
 
-    def __init__(self, prepared: Prepared, directory: RunDirectory, display: Display, base: Center):
+    def __init__(
+        self,
+        prepared: Prepared,
+        directory: RunDirectory,
+        display: Display,
+        base: Center,
+        engines: tuple[int, float],
+    ):
+        """`engines` is (how many, GPUs each), from `pool.plan_engines`."""
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
         self._directory, self._display = directory, display
         settings, ray_config = prepared.engine, prepared.config.ray
-        count, gpus = plan_engines(
-            engines=ray_config.engines,
-            gpus_per_engine=ray_config.gpus_per_engine,
-            threads=settings.threads,
-            device=prepared.device,
-        )
+        count, gpus = engines
         display.note(f"starting {count} engines: {settings.kind} on {settings.device}")
         scorer = ScorerActor.options(num_cpus=settings.threads, num_gpus=gpus)
         self._pool = Pool(

@@ -61,7 +61,13 @@ def center_candidate(round_number: int) -> Candidate:
 class Run:
     """One run on a connected Ray cluster; `execute` is the whole line."""
 
-    def __init__(self, prepared: Prepared, directory: RunDirectory, display: Display):
+    def __init__(
+        self,
+        prepared: Prepared,
+        directory: RunDirectory,
+        display: Display,
+        engines: tuple[int, float],
+    ):
         self.prepared, self.config = prepared, prepared.config
         self.directory, self.display = directory, display
         for leftover in directory.commits.glob(".staged-*"):
@@ -72,7 +78,7 @@ class Run:
         self.base: Center = self.reducer.call(
             "center", str(prepared.folder.resolve()), prepared.engine.dtype
         )
-        self.scoring = Scoring(prepared, directory, display, self.base)
+        self.scoring = Scoring(prepared, directory, display, self.base, engines)
 
     def close(self) -> None:
         self.scoring.close()
