@@ -1,7 +1,7 @@
 """Ray actors: thin shells around engines, consolidation and the gate. No algorithm lives here.
 
 Scorer actors own an engine and score candidates on support and validation; the reducer
-consolidates and stages models; a judge holds one held-out split alone and evaluates on an engine
+consolidates and stages models; a gate actor holds one held-out split alone and evaluates on an engine
 leased to it. Only seeds, amplitudes, texts and rewards travel. torch is imported in the actor's
 process, never by the driver.
 """
@@ -138,8 +138,8 @@ class Scorer:
             self._center = center
 
 
-class Judge:
-    """Holds one held-out split and evaluates on a leased scorer; behind `JudgeActor`."""
+class Gate:
+    """Holds one held-out split (gate, or test) and evaluates on a leased scorer; see `GateActor`."""
 
     def __init__(self, split: str, settings: TaskSettings):
         self._split = split
@@ -147,7 +147,7 @@ class Judge:
         self._examples = settings.examples(self._task, (split,))[split]
 
     def evaluate(self, scorer: Any, center: Center, candidate: Candidate) -> Evaluation:
-        """The candidate's rewards on this judge's split, answered by the leased scorer."""
+        """The candidate's rewards on this actor's split, answered by the leased scorer."""
         begin = time.perf_counter()
         prompts = [self._task.prompt(example) for example in self._examples]
         generations, engine = ray.get(scorer.answer.remote(center, candidate, prompts))
@@ -214,5 +214,5 @@ class Reducer:
 
 
 ScorerActor = ray.remote(Scorer)
-JudgeActor = ray.remote(Judge)
+GateActor = ray.remote(Gate)
 ReducerActor = ray.remote(Reducer)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from corp_ray import config as configuration
+from corp_ray.display import log_handler
 from corp_ray.errors import ConfigError, CorpError
 from corp_ray.settings import Config
 
@@ -51,9 +52,7 @@ def parse_values(
 
 def run_job(job: Callable[[], None]) -> NoReturn:
     """Run a job; an error made on purpose becomes one line on standard error and its exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, handlers=[log_handler()])
     try:
         job()
     except CorpError as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -19,6 +20,20 @@ log = logging.getLogger("corp_ray")
 _EVERY_S = 15.0
 
 
+CONSOLE = Console(stderr=True)
+
+
+def log_handler() -> logging.Handler:
+    """Log lines that a live progress bar on the same console does not tear."""
+    if CONSOLE.is_terminal:
+        return RichHandler(
+            console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    return handler
+
+
 class TerminalDisplay:
     """Progress with candidates done of total, best so far, tokens/s and time left.
 
@@ -26,7 +41,6 @@ class TerminalDisplay:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._name, self._total, self._done, self._before = "", 0, 0, 0
         self._begin = self._spoke = 0.0
@@ -38,7 +52,7 @@ class TerminalDisplay:
         self._tokens, self._best = 0, -1.0
         if done == total:
             return
-        if self._console.is_terminal:
+        if CONSOLE.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -46,7 +60,7 @@ class TerminalDisplay:
                 TextColumn("{task.fields[detail]}"),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                console=self._console,
+                console=CONSOLE,
             )
             self._bar.start()
             self._bar.add_task(name, total=total, completed=done, detail="")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from corp_ray.errors import ConfigError, CorpError, EngineError
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
@@ -126,12 +126,13 @@ class Pool:
             return ray.get(reference)
         except RayTaskError as error:
             raise _cause(error) from error
-        except RayActorError as error:
+        except RayError as error:
             raise EngineError(f"an engine failed to start: {_last_line(error)}") from error
 
     def _replace(self, slot: int) -> None:
         self.restarts += 1
         log.warning("engine %d was lost; starting another", slot)
+        ray.kill(self._actors[slot])
         self._actors[slot] = self._start()
 
     def map_unordered(
@@ -155,8 +156,8 @@ class Pool:
                 continue
             except RayTaskError as error:
                 reason = _last_line(error)
-            except RayActorError as error:
-                reason = f"its engine died ({_last_line(error)})"
+            except RayError as error:
+                reason = f"its engine was lost ({_last_line(error)})"
                 self._replace(slot)
                 queue.extendleft((w, t) for _, w, t in reversed(waiting[slot]))
                 waiting[slot].clear()
@@ -167,11 +168,11 @@ class Pool:
                 queue.appendleft((work, tried + 1))
 
     def leased(
-        self, judge: Supervised, work: Sequence[tuple[Center, Candidate]]
+        self, gate: Supervised, work: Sequence[tuple[Center, Candidate]]
     ) -> list[Evaluation]:
-        """Each (center, candidate) evaluated by `judge` on an actor leased to it, in order.
+        """Each (center, candidate) evaluated by the actor `gate` on an actor leased to it, in order.
 
-        The pool must be idle. A lost actor or judge is replaced. Errors: EngineError when a piece
+        The pool must be idle. A lost engine or gate is replaced. Errors: EngineError when a piece
         of work fails `attempts` times.
         """
         results: dict[int, Evaluation] = {}
@@ -179,7 +180,7 @@ class Pool:
         for _ in range(self._attempts):
             open_work = [i for i in range(len(work)) if i not in results]
             calls = {
-                i: judge.actor.evaluate.remote(self._actors[n % len(self)], *work[i])
+                i: gate.actor.evaluate.remote(self._actors[n % len(self)], *work[i])
                 for n, i in enumerate(open_work)
             }
             for i, reference in calls.items():
@@ -190,7 +191,7 @@ class Pool:
                     log.warning("leased engine, %s: %s", work[i][1].id, reason)
             if len(results) == len(work):
                 return [results[i] for i in range(len(work))]
-            judge.revive()
+            gate.revive()
             for slot, actor in enumerate(self._actors):
                 if not is_alive(actor):
                     self._replace(slot)
@@ -201,7 +202,9 @@ class Pool:
         for _ in range(self._attempts):
             try:
                 return ray.get(self._actors[0].digest.remote(center, candidate))
-            except RayActorError as error:
+            except RayTaskError as error:
+                raise _cause(error) from error
+            except RayError as error:
                 log.warning("digest: %s", _last_line(error))
                 self._replace(0)
         raise EngineError(f"no engine could load {candidate.id} in {self._attempts} attempts")
@@ -235,7 +238,7 @@ class Supervised:
                 return ray.get(getattr(self.actor, method).remote(*arguments))
             except RayTaskError as error:
                 raise _cause(error) from error
-            except RayActorError as error:
+            except RayError as error:
                 reason = _last_line(error)
                 log.warning("%s: %s", method, reason)
                 self.revive()

@@ -1,6 +1,6 @@
 """Scoring through the reward table: what is missing goes to the engines, what arrives goes to disk.
 
-The one place where pool, judges and table meet. A row counts once it is on disk.
+The one place where pool, held-out splits and table meet. A row counts once it is on disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from corp_ray.actors import JudgeActor, ScorerActor
+from corp_ray.actors import GateActor, ScorerActor
 from corp_ray.errors import EngineError, TaskError
 from corp_ray.pool import Pool, Supervised
 from corp_ray.preparation import Prepared
@@ -108,18 +108,18 @@ class Scoring:
     def judged(
         self, split: str, work: Sequence[tuple[Center, Candidate]], phase: str
     ) -> list[Evaluation]:
-        """Evaluations on a held-out split, by a judge that alone holds it, on leased engines."""
+        """Evaluations on a held-out split, by an actor that alone holds it, on leased engines."""
         missing = self.unjudged(split, work)
         if missing:
-            judge = Supervised(
-                lambda: JudgeActor.options(num_cpus=0, max_concurrency=len(self._pool)).remote(
+            gate = Supervised(
+                lambda: GateActor.options(num_cpus=0, max_concurrency=len(self._pool)).remote(
                     split, self._task
                 )
             )
             with self._phase(phase, len(work), len(work) - len(missing)):
-                for evaluation in self._pool.leased(judge, missing):
+                for evaluation in self._pool.leased(gate, missing):
                     self._record([evaluation])
-            judge.close()
+            gate.close()
         return [self._stored(center, split, candidate) for center, candidate in work]
 
     def unjudged(

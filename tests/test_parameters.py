@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -188,3 +189,17 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(tmp_path):
     (line,) = done.stdout.splitlines()
     assert line.startswith("model.path='nobody/nothing'")
     assert "hub" in line
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("no route\n\nCheck your\nnetwork"), TimeoutError()]
+)
+def test_whatever_the_hub_client_raises_becomes_one_line(monkeypatch, failure):
+    def unreachable(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(CheckpointError) as raised:
+        resolve("nobody/nothing")
+    assert "model.path='nobody/nothing'" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1

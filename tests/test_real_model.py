@@ -65,9 +65,7 @@ def prompts():
 
 
 def test_a_small_run_on_the_real_model_goes_through(tmp_path, ray_address):
-    code, out, err = runs.run(
-        CONFIG, *SMALL, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address
-    )
+    code, out, err = runs.run(CONFIG, *SMALL, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
     assert code == 0, err
     assert "test split" in out
     rows = runs.rows(tmp_path / "demo")

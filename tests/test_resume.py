@@ -5,6 +5,7 @@ Real processes, SIGKILL, the fake engine. The uninterrupted run's committed byte
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -153,3 +154,73 @@ def test_changed_weights_and_changed_data_are_refused_by_name(undisturbed):
         assert code == 2, err
         assert f" {name}" in err.splitlines()[-1]
         assert "changed" in err.splitlines()[-1]
+
+
+def _actors(address, kind):
+    """Process ids of actors of a class on the cluster at `address`."""
+    listed = subprocess.run(
+        ["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[1:]
+    table = [line.split(None, 2) for line in listed]
+    mark = f"--gcs-address={address}"
+    raylets = {pid for pid, _, args in table if "raylet/raylet" in args and mark in args}
+    assert raylets
+    return [int(pid) for pid, parent, args in table if parent in raylets and args.startswith(kind)]
+
+
+@pytest.mark.parametrize("kind", ["ray::Scorer", "ray::Reducer", "ray::Gate"])
+def test_a_killed_actor_of_any_kind_is_replaced(undisturbed, tmp_path, ray_address, kind):
+    config, files, _ = undisturbed
+    root = tmp_path / "run"
+    process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    least = 0 if kind == "ray::Gate" else 5
+    while process.poll() is None:
+        found = _actors(ray_address, kind)
+        if found and len(list(root.glob("rewards/*.parquet"))) >= least:
+            os.kill(found[0], signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before the kill"
+    code, _, err = runs.finish(process)
+    assert code == 0, err
+    assert runs.commit_files(root) == files
+    keys = _keys(runs.rows(root))
+    assert len(keys) == len(set(keys))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 120 KB, and a function that gives it room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(place)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+
+    def grow():
+        options = ["-o", "remount,size=50m"]
+        subprocess.run(["mount", *options, str(place)], check=True, capture_output=True)
+
+    yield place, grow
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_stops_the_run_with_that_reason_and_room_lets_it_finish(
+    undisturbed, small_disk, ray_address
+):
+    config, files, _ = undisturbed
+    place, grow = small_disk
+    code, _, err = runs.run(config, f"run.directory={place}", RAY_ADDRESS=ray_address)
+    assert code == 1
+    assert "disk full while writing" in err.splitlines()[-1]
+    held = set(_keys(runs.rows(place / "run")))
+    assert held
+    grow()
+    code, _, err = runs.run(config, f"run.directory={place}", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert held <= set(_keys(runs.rows(place / "run")))
+    assert runs.commit_files(place / "run") == files

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corp_ray.errors import RewardTableError
-from corp_ray.files import DiskFullError
+from corp_ray.files import DiskFullError, write_json
 from corp_ray.records import GRADED, OUTCOMES, VERIFIER_ERROR, Candidate, Evaluation
 from corp_ray.reward_table import COMPACT_FROM, SCHEMA, Identity, RewardTable, error_share
 
@@ -307,6 +307,17 @@ def test_a_full_disk_while_compacting_keeps_every_part(full_disk):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
     assert len(parts(folder)) == 1
+
+
+def test_a_full_disk_leaves_a_small_file_as_it_was(full_disk):
+    folder, full = full_disk
+    folder.mkdir()
+    write_json(folder / "0.json", {"round": 0})
+    with full(folder):
+        with pytest.raises(DiskFullError, match=r"0\.json"):
+            write_json(folder / "0.json", list(range(10_000)))
+        assert [path.name for path in folder.iterdir()] == ["0.json"]
+    assert (folder / "0.json").read_text() == '{\n "round": 0\n}\n'
 
 
 def test_the_share_of_failed_gradings_is_counted():

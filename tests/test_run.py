@@ -119,6 +119,21 @@ def test_an_engine_that_dies_is_replaced_and_the_commit_is_the_same(
     assert runs.commit_files(tmp_path / "run") == runs.commit_files(finished[0] / "runs/run")
 
 
+def test_more_gpus_an_engine_than_a_node_has_is_refused_before_an_engine_starts(
+    finished, tmp_path, ray_address
+):
+    code, _, err = runs.run(
+        runs.configuration(finished[0]),
+        f"run.directory={tmp_path}",
+        "ray.gpus_per_engine=2",
+        RAY_ADDRESS=ray_address,
+    )
+    assert code == 2
+    assert "ray.gpus_per_engine=2" in err.splitlines()[-1]
+    assert "starting" not in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_without_signal_ships_the_base_and_says_so(tmp_path, ray_address):
     config = runs.workspace(tmp_path, **{"engine.options.gain": 0.0})
     code, out, err = runs.run(config, RAY_ADDRESS=ray_address)

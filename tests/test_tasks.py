@@ -1,7 +1,11 @@
 """Tasks: where examples come from, and what a text is worth. A verifier that fails is an outcome
 of its own, never a silent zero; a broken row is named by file, line and field."""
 
+import importlib
 import json
+import linecache
+import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,7 +70,7 @@ def test_numbers_compare_by_value(text):
 
 def test_decimals_compare_exactly_and_a_text_without_number_has_the_wrong_format():
     assert grade_numeric("0.3", "0.30") == RIGHT
-    assert grade_numeric("0.3", "0.30000000000000004") == WRONG
+    assert grade_numeric("0.3", "0.30000000000000000001") == WRONG  # equal as floats
     assert grade_numeric("1,000", "1000") == RIGHT
     assert grade_numeric("18", "eighteen") == Grade(0.0, WRONG_FORMAT)
     with pytest.raises(ValueError, match="no number"):
@@ -215,6 +219,22 @@ def test_a_function_grades_and_its_failures_are_outcomes(tmp_path):
     assert numeric.reward(example, "18") == Grade(0.0, VERIFIER_ERROR)  # "ab" holds no number
     versions = [task.version, numeric.version, make_task("rows", path=path).version]
     assert len(set(versions)) == 3
+
+
+def test_a_graders_source_is_part_of_the_tasks_version(tmp_path, monkeypatch):
+    path = jsonl(tmp_path / "t.jsonl", [{"question": "a?", "answer": "ab"}])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    versions = []
+    for constant in ("0.25", "0.5", "0.25"):
+        (tmp_path / "constant_grader.py").write_text(f"def grade(a, t):\n    return {constant}\n")
+        sys.modules.pop("constant_grader", None)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        task = make_task("rows", path=path, grader="constant_grader:grade")
+        assert task.reward(task.examples()[0], "x") == Grade(float(constant), GRADED)
+        versions.append(task.version)
+    assert versions[0] == versions[2] != versions[1]
 
 
 @pytest.mark.parametrize("grader", ["exakt", "no_such_module:f", f"{__name__}:absent", "math:sqrt"])
