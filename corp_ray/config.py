@@ -35,6 +35,8 @@ def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
             raise ConfigError(
                 f"unknown key {prefix}{key}={value!r}: {_nearest(str(key), list(fields))}"
             )
+        if isinstance(fields[key], list) and not isinstance(value, list):
+            raise ConfigError(f"{prefix}{key}={value!r}: expected a list")
         if dataclasses.is_dataclass(fields[key]):
             _check_keys({} if value is None else value, fields[key], f"{prefix}{key}.")
 
@@ -44,6 +46,8 @@ def _merge(schema: DictConfig, given: DictConfig) -> DictConfig:
         merged = OmegaConf.merge(schema, given)
         assert isinstance(merged, DictConfig)
         return merged
+    except TypeError as error:
+        raise ConfigError(f"configuration: {' '.join(str(error).split())}") from error
     except OmegaConfBaseException as error:
         key = error.full_key or "?"
         wanted = OmegaConf.select(schema, key, throw_on_missing=False)
@@ -77,7 +81,11 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
     for layer in layers:
         _check_keys(OmegaConf.to_container(layer), Config())
         schema = _merge(schema, layer)
-    config = OmegaConf.to_object(schema)
+    try:
+        config = OmegaConf.to_object(schema)
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key or 'configuration'}: {first}") from error
     assert isinstance(config, Config)
     if not config.run.id and path is not None:
         config.run.id = Path(path).stem

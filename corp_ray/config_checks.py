@@ -47,10 +47,10 @@ _RANGES: dict[str, Range] = {
     "task.max_error_share": (0.0, 1.0, True, True, "a number in [0, 1]"),
 }
 _GRIDS: dict[str, Range] = {
-    "population.sigmas": (0.0, math.inf, False, False, "numbers above 0"),
+    "population.sigmas": (0.0, 1e30, False, True, "numbers above 0 (and at most 1e30)"),
     "consolidation.quantiles": (0.0, 1.0, True, True, "numbers in [0, 1]"),
     "consolidation.inverse_temperatures": (0.0, math.inf, True, False, "numbers from 0 up"),
-    "consolidation.steps": (0.0, math.inf, False, False, "numbers above 0"),
+    "consolidation.steps": (0.0, 1e6, False, True, "numbers above 0 (and at most 1e6)"),
 }
 _PATTERNS = ("perturb.include", "perturb.exclude", "task.answer_pattern")
 

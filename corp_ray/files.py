@@ -57,6 +57,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append_line(path: Path, content: Any) -> None:
-    """Append one JSON line; a reader skips a last line without its end."""
-    with disk_errors(str(path)), path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(content) + "\n")
+    """Append one JSON line, on a line of its own even after a write that was cut short."""
+    with disk_errors(str(path)), path.open("a+b") as stream:
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+        stream.write(json.dumps(content).encode() + b"\n")

@@ -53,7 +53,7 @@ def resolve(path: str) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=_DOWNLOAD))
     except Exception as error:  # the hub client raises many kinds; each means the same here
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"model.path={path!r}: no such folder, and not available from the hub ({reason})"
         ) from error
@@ -61,11 +61,24 @@ def resolve(path: str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The files that the index names; without an index the one usual file, or all there are."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return sorted(set(read_json(index).get("weight_map", {}).values()))
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    return sorted(file.name for file in folder.glob("*.safetensors"))
 
 
 def read_specs(folder: Path) -> tuple[TensorSpec, ...]:
@@ -77,7 +90,7 @@ def read_specs(folder: Path) -> tuple[TensorSpec, ...]:
     config = read_json(folder / "config.json")
     if "quantization_config" in config:
         raise CheckpointError(f"{folder}: quantized weights; perturbation needs float weights")
-    files = sorted(file.name for file in folder.glob("*.safetensors"))
+    files = _weight_files(folder)
     if not files:
         raise CheckpointError(f"{folder}: no *.safetensors file, so no weights to perturb")
     specs: dict[str, TensorSpec] = {}

@@ -28,6 +28,7 @@ def _opened(
     """A checked configuration, its directory and its engines; everything is closed at the end."""
     directory = RunDirectory(config)
     directory.check_config()
+    directory.check_writable()
     prepared = prepare(config)
     display.note(
         f"{config.run.id}: {prepared.folder.name}, {prepared.parameters:,} parameters perturbed, "

@@ -106,9 +106,11 @@ class RewardTable:
         self, center_digest: str, split: str, candidates: Iterable[Candidate]
     ) -> list[Candidate]:
         """The candidates without a row, each direction once, in order."""
-        wanted = {candidate.digest: candidate for candidate in reversed(list(candidates))}
-        absent = [c for c in wanted.values() if (center_digest, split, c.digest) not in self._rows]
-        return absent[::-1]
+        absent: dict[str, Candidate] = {}
+        for candidate in candidates:
+            if (center_digest, split, candidate.digest) not in self._rows:
+                absent.setdefault(candidate.digest, candidate)
+        return list(absent.values())
 
     def append(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         """Write the new rows as one part; returns those that were not in the table before."""
@@ -160,6 +162,8 @@ class RewardTable:
                 raise ValueError("not a part of a reward table of this version")
             records = table.cast(SCHEMA).to_pylist()
             evaluations = [_evaluation(record) for record in records]
+        except PermissionError as error:
+            raise RewardTableError(f"{part}: cannot be read ({error.strerror})") from error
         except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
             aside = self._folder / "set_aside"
             aside.mkdir(exist_ok=True)

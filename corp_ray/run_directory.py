@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ _PACKAGES = (
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -70,8 +70,19 @@ class RunDirectory:
             if key == "population.size" and old is not None and new > old:
                 continue
             raise ConfigError(
-                f"run.id={self._config.run.id!r} belongs to a run with {key}={old!r}, now {new!r}: "
+                f"run.id={self._config.run.id!r} belongs to a run with {key}={_shown(old)}, "
+                f"now {_shown(new)}: "
                 "use another run.id, or the setting it was made with"
+            )
+
+    def check_writable(self) -> None:
+        """ConfigError when the run directory could not be made or written; writes nothing."""
+        existing = self.root
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"run.directory={self._config.run.directory!r}: cannot write in {existing}"
             )
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
@@ -116,16 +127,23 @@ class RunDirectory:
         first = self.rounds / "0.json"
         if not first.exists() or read_json(first)["population"] == self._config.population.size:
             return
+        folders = (self.report, self.commits, self.rounds)  # rounds last: they bring us back here
         number = 1
-        while (self._superseded / str(number) / "rounds").exists():
+        while not self._takes(self._superseded / str(number), folders):
             number += 1
         target = self._superseded / str(number)
         target.mkdir(parents=True, exist_ok=True)
-        # Rounds go last: until they have, opening again continues here.
-        for folder in (self.report, self.commits, self.rounds):
-            if not (target / folder.name).exists() and folder.exists():
+        for folder in folders:
+            if not (target / folder.name).exists():
                 os.rename(folder, target / folder.name)
             folder.mkdir(exist_ok=True)
+
+    @staticmethod
+    def _takes(target: Path, folders: Sequence[Path]) -> bool:
+        """Whether `target` is free, or holds an interrupted move that can be finished there."""
+        if (target / "rounds").exists():
+            return False
+        return not any((target / f.name).exists() and any(f.iterdir()) for f in folders)
 
     def looks_before(self, round_number: int) -> int:
         """How often this run's gate split has been looked at before a round, extensions included."""
@@ -138,6 +156,10 @@ class RunDirectory:
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:
         append_line(self.root / "metrics.jsonl", content)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def _short(value: Any) -> str:

@@ -98,7 +98,10 @@ def test_opening_again_changes_nothing(config):
         ({"consolidation": {"steps": [1.0]}}, ["consolidation.steps=[0.5", "now [1.0]"]),
         ({"gate": {"alpha": 0.1}}, ["gate.alpha=0.05", "now 0.1"]),
         ({"task": {"arguments": {"min_terms": 3, "digits": [1, 2]}}}, ["min_terms=2", "now 3"]),
-        ({"task": {"arguments": {"min_terms": 2}}}, ["task.arguments.digits=[1, 2]", "now None"]),
+        (
+            {"task": {"arguments": {"min_terms": 2}}},
+            ["task.arguments.digits=[1, 2]", "now not set"],
+        ),
         ({"engine": {"options": {"attention": "sdpa"}}}, ["engine.options", "'sdpa'"]),
         ({"population": {"size": 7}}, ["population.size=8", "now 7"]),
         ({"recentering": {"population": 200}}, ["recentering.population=100", "now 200"]),

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from corp_ray.records import GRADED, WRONG_FORMAT, Grade
 
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d+)?")
 
 
 def last_number(text: str) -> str | None:

@@ -33,7 +33,11 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
             raise TaskError(f"task.path={str(path)!r}: not a Parquet file ({error})") from error
         yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
         return
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"task.path={str(path)!r}: not UTF-8 (byte {error.start})") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -48,6 +52,8 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
 def _function_grader(name: str) -> tuple[Grader, str]:
     module_name, _, function_name = name.partition(":")
     try:
+        if not (module_name and function_name):
+            raise ImportError("no module or no function is named")
         function = getattr(importlib.import_module(module_name), function_name)
         source = inspect.getsource(function)
     except (ImportError, AttributeError, OSError, TypeError) as error:
@@ -105,7 +111,7 @@ class RowsTask:
             answer = str(row[answer_field])
             if self._pattern:
                 match = self._pattern.search(answer)
-                if not match:
+                if not match or match.group(1) is None:
                     raise TaskError(
                         f"{place}: {answer_field!r} does not match {self._pattern.pattern!r}"
                     )
