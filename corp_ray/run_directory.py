@@ -80,9 +80,12 @@ class RunDirectory:
         existing = self.root
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "" if existing.is_dir() else "Not a directory"
+        if not reason and not os.access(existing, os.W_OK | os.X_OK):
+            reason = "Permission denied"
+        if reason:
             raise ConfigError(
-                f"run.directory={self._config.run.directory!r}: cannot write in {existing}"
+                f"run.directory={self._config.run.directory!r}: cannot write in {existing} ({reason})"
             )
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
