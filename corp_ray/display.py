@@ -26,9 +26,11 @@ CONSOLE = Console(stderr=True)
 def log_handler() -> logging.Handler:
     """Log lines that a live progress bar on the same console does not tear."""
     if CONSOLE.is_terminal:
-        return RichHandler(
+        rich = RichHandler(
             console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
+        rich.setFormatter(logging.Formatter("%(message)s"))
+        return rich
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     return handler
