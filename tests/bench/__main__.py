@@ -25,7 +25,8 @@ def shown(value, unit):
 
 def measured(folder, threads):
     """(row, what was compared) one by one, in the order of the table."""
-    yield rows.actor_peak_memory(folder)  # first: while this process is still small
+    if folder:
+        yield rows.actor_peak_memory(folder)  # first: while this process is still small
     yield rows.noise_values_per_s()
     pristine = bfloat16_weights(folder)
     yield rows.apply_candidate(pristine, threads)

@@ -1,20 +1,24 @@
-"""Peak memory of an actor that sweeps the steps of one direction; run as its own process.
+"""Peak memory of a real engine that sweeps the steps of one direction; run as its own process.
 
 Prints {"measured": bytes, "nominal": bytes}: the peak resident size beyond what the process holds
-after importing and compiling, and the sum of pristine + working + float32 direction.
+after importing and compiling, from loading the center to the end of a sweep; and the sum of
+pristine + working + float32 direction. No text is generated: activations are not in it.
 """
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
-import torch
-
-from corp_ray import weights
+import corp_ray.engines.transformers  # noqa: F401 (imported before memory is first read)
+from corp_ray import checkpoint
 from corp_ray.direction import Direction
-from tests.bench.model import bfloat16_weights
+from corp_ray.engines import EngineSettings, make_engine
+from corp_ray.records import Center
+from tests.pico import pico_llama
 
 STEPS = (0.5, 1, 2, 4, 8, 16)
+DIRECTION = Direction(dict.fromkeys(range(4), 1e-3))
 
 
 def status_bytes(field):
@@ -24,29 +28,38 @@ def status_bytes(field):
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def hold_and_sweep(pristine, working, held, direction):
-    weights.materialise(held, direction)
+def load_and_sweep(folder, digest):
+    """An engine after loading a center, one exact candidate, and a swept direction."""
+    settings = EngineSettings(
+        kind="transformers",
+        dtype="bfloat16",
+        device="cpu",
+        threads=1,
+        chat_template="auto",
+        max_new_tokens=8,
+        batch_size=8,
+        include=(".*",),
+        exclude=(),
+    )
+    engine = make_engine(settings)
+    engine.load(Center(str(folder), digest))
+    engine.apply(DIRECTION)
+    engine.hold(DIRECTION)
     for step in STEPS:
-        weights.apply_step(working, pristine, held, step)
+        engine.apply_step(step)
+    return engine
 
 
-def float32_like(tensors):
-    return {name: torch.empty(t.shape, dtype=torch.float32) for name, t in tensors.items()}
-
-
-def main(folder):
-    direction = Direction(dict.fromkeys(range(4), 1e-3))
-    tiny = {"w": torch.zeros(8, dtype=torch.bfloat16)}
-    hold_and_sweep(tiny, {"w": tiny["w"].clone()}, float32_like(tiny), direction)
+def main(folder, digest):
+    with tempfile.TemporaryDirectory() as scratch:
+        tiny = pico_llama(Path(scratch) / "pico")
+        load_and_sweep(tiny, checkpoint.folder_digest(tiny, "bfloat16"))
     before = status_bytes("VmRSS")
-    pristine = bfloat16_weights(folder)
-    working = {name: tensor.clone() for name, tensor in pristine.items()}
-    held = float32_like(pristine)
-    hold_and_sweep(pristine, working, held, direction)
-    kept = (*pristine.values(), *working.values(), *held.values())
-    nominal = sum(tensor.numel() * tensor.element_size() for tensor in kept)
-    print(json.dumps({"measured": status_bytes("VmHWM") - before, "nominal": nominal}))
+    engine = load_and_sweep(Path(folder), digest)
+    peak = status_bytes("VmHWM") - before
+    elements = sum(tensor.numel() for tensor in engine._center.values())
+    print(json.dumps({"measured": peak, "nominal": elements * (2 + 2 + 4)}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "")
+    main(*sys.argv[1:])

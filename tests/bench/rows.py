@@ -5,11 +5,12 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from corp_ray import kernels, noise, weights
+from corp_ray import checkpoint, kernels, noise, weights
 from corp_ray.consolidate import consolidate
 from corp_ray.direction import Direction
 from corp_ray.population import isotropic
@@ -150,7 +151,8 @@ def sweep_materialise(pristine, threads):
 
 def actor_peak_memory(folder):
     """The other is what an actor must hold plus a tenth: a ratio above 1 keeps that promise."""
-    command = [sys.executable, "-m", "tests.bench.memory", *([folder] if folder else [])]
+    digest = checkpoint.folder_digest(Path(folder), "bfloat16")
+    command = [sys.executable, "-m", "tests.bench.memory", folder, digest]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = json.loads(printed)
     allowed = found["nominal"] * 1.1
@@ -160,4 +162,4 @@ def actor_peak_memory(folder):
         "other": allowed,
         "ratio": allowed / found["measured"],
         "unit": "bytes",
-    }, "peak beyond imports vs 1.1 x (pristine + working + one float32 direction)"
+    }, "engine peak beyond imports vs 1.1 x (pristine + working + one float32 direction)"
