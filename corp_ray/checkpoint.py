@@ -107,6 +107,8 @@ def stage(
         for step in steps:
             weights.apply(touched, touched, step, threads=threads)
         save_file(tensors, target / file, metadata={"format": "pt"})
+        # safetensors makes its files private; a committed folder is as readable as its other files.
+        shutil.copymode(target / "config.json", target / file)
         weight_map |= dict.fromkeys(tensors, file)
         total_bytes += sum(t.numel() * t.element_size() for t in tensors.values())
     if len(set(weight_map.values())) > 1:

@@ -15,6 +15,7 @@ import numpy as np
 
 from corp_ray.records import Verdict
 
+_SMALLEST_ALPHA = 1e-300  # a float above 0, for a look that no run will come to
 EXACT_BELOW = 20  # non-zero differences under which the normal approximation is not trusted
 
 
@@ -26,7 +27,7 @@ def look_alpha(alpha: float, look: int) -> float:
     """
     if look < 1:
         raise ValueError(f"looks count from 1, got {look}")
-    return alpha * 0.75 * 0.25 ** (look - 1)
+    return max(alpha * 0.75 * 0.25 ** (look - 1), _SMALLEST_ALPHA)
 
 
 def sign_flip_p_value(differences: np.ndarray) -> float:
@@ -42,6 +43,11 @@ def sign_flip_p_value(differences: np.ndarray) -> float:
         sums = np.concatenate([sums - value, sums + value])
     tolerance = 1e-9 * float(np.sum(np.abs(nonzero)))
     return float(np.mean(sums >= np.sum(nonzero) - tolerance))
+
+
+def _upper_tail(z: float) -> float:
+    """P(standard normal > z), accurate far out, where 1 - cdf is 0."""
+    return math.erfc(z / math.sqrt(2)) / 2
 
 
 def paired_test(
@@ -68,7 +74,7 @@ def paired_test(
     delta = candidate - center
     mean = float(np.mean(delta))
     error = float(np.std(delta, ddof=1)) / math.sqrt(delta.size)
-    lower = mean - NormalDist().inv_cdf(1.0 - alpha) * error
+    lower = mean + NormalDist().inv_cdf(alpha) * error
     nonzero = int(np.count_nonzero(delta))
     exact = nonzero < EXACT_BELOW
     if exact:
@@ -77,7 +83,7 @@ def paired_test(
         accepted = mean > 0 and p_value <= alpha and clears_margin
         reason = "gain" if accepted else "not_reliable"
     else:
-        p_value = NormalDist().cdf(-mean / error) if error > 0 else (0.0 if mean > 0 else 1.0)
+        p_value = _upper_tail(mean / error) if error > 0 else float(mean <= 0)
         accepted = mean > 0 and lower > min_gain
         reason = "gain" if accepted else "not_reliable"
     if mean <= 0:

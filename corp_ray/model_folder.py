@@ -68,6 +68,8 @@ def prepare_model(source: str, output: str, dtype: str = "bfloat16") -> None:
     staged.parent.mkdir(parents=True, exist_ok=True)
     plain.to(DTYPES[dtype]).save_pretrained(staged)
     tokenizer.save_pretrained(staged)
+    for path in staged.glob("*.safetensors"):
+        shutil.copymode(staged / "config.json", path)
     os.rename(staged, target)
     log.info("%s: %s, %s", target, type(plain).__name__, dtype)
 

@@ -265,3 +265,13 @@ def test_the_model_card_names_base_task_gain_and_verdict(pico, tmp_path):
     for part in ("+50.0", f"{100 * VERDICT.lower:+.1f}", "30 / 0 of 60", "normal", "alpha = 0.05"):
         assert part in rows[0]
     assert Path(place / "recipe.json").stat().st_size < 4000
+
+
+def test_a_committed_file_is_as_readable_as_a_new_file(tmp_path):
+    source = pico_llama(tmp_path / "model")
+    names = parameters.perturbed_names(parameters.read_specs(source), [".*"], [])
+    recipe = Recipe("model", "0" * 64, "bfloat16", names, "a task", ())
+    checkpoint.stage(source, tmp_path / "staged", recipe, [Direction({1: 0.1})])
+    (tmp_path / "new").touch()
+    wanted = (tmp_path / "new").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "staged").iterdir()} == {wanted}
