@@ -41,7 +41,7 @@ def _opened(
             engines=config.ray.engines,
             gpus_per_engine=config.ray.gpus_per_engine,
             threads=config.engine.threads,
-            device=prepared.device,
+            device=config.engine.device,
         )
         directory.open(prepared.identity)
         run = Run(prepared, directory, display, engines)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,6 @@ class Prepared:
     task_version: str
     split_digests: dict[str, str]
     model_digest: str
-    device: str
 
     @property
     def decoding_digest(self) -> str:
@@ -57,7 +54,6 @@ class Prepared:
         """What a run's rows rest on, by the name an error message would use."""
         return {
             "model": self.model_digest,
-            "device": self.device,
             "task_version": self.task_version,
             "decoding": self.decoding_digest,
             "noise_version": NOISE_VERSION,
@@ -73,7 +69,7 @@ class Prepared:
         return EngineSettings(
             kind=config.engine.kind,
             dtype=config.model.dtype,
-            device=self.device,
+            device=config.engine.device,
             threads=config.engine.threads,
             chat_template=config.model.chat_template,
             max_new_tokens=config.decoding.max_new_tokens,
@@ -115,7 +111,6 @@ def prepare(config: Config) -> Prepared:
         task_version=task.version,
         split_digests={name: split.digest for name, split in splits.items()},
         model_digest=parameters.model_digest(folder),
-        device=_device(config),
     )
 
 
@@ -124,14 +119,3 @@ def _check_tokenizer(folder: Path, config: Config) -> None:
         return
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise ConfigError(f"model.path={config.model.path!r}: no tokenizer files in the folder")
-
-
-def _device(config: Config) -> str:
-    """The device engines will use; asked of torch in a process of its own, so none stays here."""
-    if config.engine.device != "auto":
-        return config.engine.device
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return "cpu"
-    code = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    return "cuda" if done.returncode == 0 else "cpu"

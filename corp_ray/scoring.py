@@ -48,7 +48,7 @@ class Scoring:
         self._directory, self._display = directory, display
         settings, ray_config = prepared.engine, prepared.config.ray
         count, gpus = engines
-        display.note(f"starting {count} engines: {settings.kind} on {settings.device}")
+        display.note(f"starting {count} engine{'s' * (count != 1)}")
         scorer = ScorerActor.options(num_cpus=settings.threads, num_gpus=gpus)
         self._pool = Pool(
             lambda: scorer.remote(settings, prepared.task),
@@ -60,6 +60,7 @@ class Scoring:
         kinds = sorted(set(self._pool.descriptions))
         if len(kinds) != 1:
             raise EngineError(f"engines differ: {', '.join(kinds)}")
+        display.note(f"ready: {kinds[0]}")
         self._table = RewardTable(directory.rewards, prepared.table_identity(kinds[0]))
 
     def close(self) -> None:
