@@ -35,6 +35,7 @@ check: $(READY)
 bench: $(READY) $(DEMO_MODEL)
 	$(RUN) -m tests.bench --model $(DEMO_MODEL) --out build/bench.json
 
+# runs/ and models/ stay: they hold results.
 clean:
-	rm -rf $(VENV) build runs models .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

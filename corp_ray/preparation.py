@@ -7,6 +7,7 @@ perturbed, and the identity that rows of this run carry.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def prepare(config: Config) -> Prepared:
     folder = parameters.resolve(config.model.path)
     specs = parameters.read_specs(folder)
     perturbed = parameters.perturbed_names(specs, config.perturb.include, config.perturb.exclude)
-    _check_tokenizer(folder, config)
+    _check_engine(folder, config)
     chosen = set(perturbed)
     return Prepared(
         config=config,
@@ -114,8 +115,16 @@ def prepare(config: Config) -> Prepared:
     )
 
 
-def _check_tokenizer(folder: Path, config: Config) -> None:
-    if config.engine.kind != "transformers":
+def _check_engine(folder: Path, config: Config) -> None:
+    """ConfigError for an engine class whose module is not there, or a folder without tokenizer."""
+    module, _, name = config.engine.kind.partition(":")
+    if name:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise ConfigError(f"engine.kind={config.engine.kind!r}: no module {module!r}")
         return
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise ConfigError(f"model.path={config.model.path!r}: no tokenizer files in the folder")
