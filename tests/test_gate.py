@@ -114,10 +114,10 @@ def test_a_level_outside_zero_and_one_is_an_error(alpha):
 
 def test_ten_thousand_looks_never_spend_more_than_the_budget():
     shares = [look_alpha(0.05, look) for look in range(1, 10_001)]
-    assert math.fsum(shares) <= 0.05 * (1 + 1e-12)
-    assert all(a > b > 0 for a, b in itertools.pairwise(shares[:400]))
+    assert math.fsum(shares) < 0.95 * 0.05
+    assert all(a > b > 0 for a, b in itertools.pairwise(shares[:300]))
     assert min(shares) > 0
-    assert shares[0] == pytest.approx(0.0375)
+    assert shares[0] == pytest.approx(0.04)
     with pytest.raises(ValueError, match="looks"):
         look_alpha(0.05, 0)
 
@@ -183,13 +183,12 @@ def test_runs_of_small_random_changes_commit_at_most_at_the_rate_of_alpha(change
     assert runs_that_commit(nearly_the_center) <= 0.05
 
 
-@pytest.mark.parametrize(("shared_noise", "at_least"), [(0.0, 0.7), (0.3, 0.8), (0.6, 0.92)])
+@pytest.mark.parametrize(("shared_noise", "at_least"), [(0.0, 0.78), (0.3, 0.86), (0.6, 0.94)])
 def test_a_true_gain_of_ten_points_passes_the_first_look(shared_noise, at_least):
-    """Center 20 %, candidate 30 %, 256 items, level 0.025. An item is solved when its noise
+    """Center 20 %, candidate 30 %, 256 items, level 0.04. An item is solved when its noise
     u ~ U(0, 1) is below the model's rate; on a share of items both models meet the same u.
-    Shared noise 0.3 is a correlation of 0.23 between the two models' rewards: a cautious guess
-    for weights 1e-3 apart. Of 1,000 runs 83 % pass there; with no correlation at all, which no
-    perturbation of one model comes near, 75 %.
+    Shared noise 0.3 is a correlation of 0.23 between the two models' rewards. Of 4,000 runs
+    81 %, 89 % and 97 % passed; the bounds leave three standard errors of 1,000 runs.
     """
     rng = np.random.default_rng(2)
     passed = 0
