@@ -8,7 +8,6 @@ process, never by the driver.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import ray
 from corp_ray import recipe as recipe_file
 from corp_ray.consolidate import Consolidation, consolidate
 from corp_ray.direction import Direction
+from corp_ray.errors import TaskError
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Work
 from corp_ray.tasks import Messages, make_task
@@ -31,14 +31,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What an actor needs to build the task and its splits by itself."""
+    """What an actor needs to build the task and its splits by itself, and what must come out."""
 
     task: dict[str, Any]
     sizes: dict[str, int]
     seed: int
+    version: str
+    digests: dict[str, str]
 
     def examples(self, task: Any, names: Sequence[str]) -> dict[str, tuple[Example, ...]]:
+        """The named splits. TaskError when this node's data or grader is not the driver's."""
+        if task.version != self.version:
+            raise TaskError(
+                f"a node grades with {task.version!r}, the driver with {self.version!r}"
+            )
         splits = make_splits(task, self.sizes, self.seed)
+        for name in names:
+            if splits[name].digest != self.digests[name]:
+                raise TaskError(
+                    f"a node's {name} split differs from the driver's: other data there"
+                )
         return {name: splits[name].examples for name in names}
 
 
@@ -129,11 +141,9 @@ class Scorer:
         self._engine.apply(Direction(candidate.scaled))
         return self._engine.digest()
 
-    def pid(self) -> int:
-        return os.getpid()
-
     def _use(self, center: Center) -> None:
         if self._center != center:
+            self._center = None
             self._engine.load(center)
             self._center = center
 

@@ -8,6 +8,7 @@ that this process did not start is stopped.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections import deque
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from corp_ray.errors import ConfigError, CorpError, EngineError
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
@@ -23,7 +24,7 @@ from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, W
 log = logging.getLogger(__name__)
 
 _REACH_S = 10.0
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 
 
 def _check_reachable(address: str) -> None:
@@ -81,11 +82,16 @@ def plan_engines(
         int(
             min(
                 node.get("CPU", 0.0) // threads,
-                node.get("GPU", 0.0) // gpus_per_engine if gpus_per_engine else float("inf"),
+                node.get("GPU", 0.0) / gpus_per_engine + 1e-9 if gpus_per_engine else math.inf,
             )
         )
         for node in nodes
     )
+    if fits == 0:
+        raise ConfigError(
+            f"engine.threads={threads}, ray.gpus_per_engine={gpus_per_engine:g}: "
+            "no node has both for one engine"
+        )
     if engines > fits:
         raise ConfigError(f"ray.engines={engines}: the cluster holds at most {fits}")
     return engines or fits, gpus_per_engine
@@ -148,7 +154,10 @@ class Pool:
                         work, tried = queue.popleft()
                         calls.append((self._actors[slot].score.remote(work), work, tried))
             references = {calls[0][0]: slot for slot, calls in enumerate(waiting) if calls}
-            done, _ = ray.wait(list(references), num_returns=1)
+            done, _ = ray.wait(list(references), num_returns=1, timeout=_PATIENCE_S)
+            if not done:
+                log.info("nothing finished for %.0f s; still waiting for engines", _PATIENCE_S)
+                continue
             slot = references[done[0]]
             reference, work, tried = waiting[slot].popleft()
             try:
@@ -169,28 +178,30 @@ class Pool:
 
     def leased(
         self, gate: Supervised, work: Sequence[tuple[Center, Candidate]]
-    ) -> list[Evaluation]:
-        """Each (center, candidate) evaluated by the actor `gate` on an actor leased to it, in order.
+    ) -> Iterator[Evaluation]:
+        """Each (center, candidate) evaluated by the actor `gate` on an actor leased to it.
 
         The pool must be idle. A lost engine or gate is replaced. Errors: EngineError when a piece
         of work fails `attempts` times.
         """
-        results: dict[int, Evaluation] = {}
-        reason = ""
+        waiting, reason = list(work), ""
         for _ in range(self._attempts):
-            open_work = [i for i in range(len(work)) if i not in results]
-            calls = {
-                i: gate.actor.evaluate.remote(self._actors[n % len(self)], *work[i])
-                for n, i in enumerate(open_work)
-            }
-            for i, reference in calls.items():
+            calls = [
+                (piece, gate.actor.evaluate.remote(self._actors[n % len(self)], *piece))
+                for n, piece in enumerate(waiting)
+            ]
+            waiting = []
+            for piece, reference in calls:
                 try:
-                    results[i] = ray.get(reference)
+                    evaluation = ray.get(reference)
                 except RayError as error:
                     reason = _last_line(error)
-                    log.warning("leased engine, %s: %s", work[i][1].id, reason)
-            if len(results) == len(work):
-                return [results[i] for i in range(len(work))]
+                    log.warning("leased engine, %s: %s", piece[1].id, reason)
+                    waiting.append(piece)
+                else:
+                    yield evaluation
+            if not waiting:
+                return
             gate.revive()
             for slot, actor in enumerate(self._actors):
                 if not is_alive(actor):
@@ -208,10 +219,6 @@ class Pool:
                 log.warning("digest: %s", _last_line(error))
                 self._replace(0)
         raise EngineError(f"no engine could load {candidate.id} in {self._attempts} attempts")
-
-    def pids(self) -> list[int]:
-        """Process ids of the actors, for whoever watches or tests a run."""
-        return ray.get([actor.pid.remote() for actor in self._actors])
 
     def close(self) -> None:
         """End the actors of this pool."""
@@ -250,7 +257,9 @@ class Supervised:
 
 def is_alive(actor: Any) -> bool:
     try:
-        ray.get(actor.__ray_ready__.remote(), timeout=60)
+        ray.get(actor.__ray_ready__.remote(), timeout=_PATIENCE_S)
+        return True
+    except GetTimeoutError:  # busy
         return True
     except RayError:
         return False

@@ -95,6 +95,8 @@ def prepare(config: Config) -> Prepared:
     Errors: ConfigError, TaskError, CheckpointError, each one line that names the setting.
     """
     settings = configuration.task_settings(config.task)
+    if settings.get("path"):
+        settings["path"] = str(Path(settings["path"]).expanduser().resolve())
     task = make_task(**settings)
     sizes = {name: getattr(config.splits, name) for name in NAMES}
     splits = make_splits(task, sizes, config.splits.seed)
@@ -108,7 +110,13 @@ def prepare(config: Config) -> Prepared:
         folder=folder,
         perturbed=perturbed,
         parameters=sum(spec.size for spec in specs if spec.name in chosen),
-        task=TaskSettings(settings, sizes, config.splits.seed),
+        task=TaskSettings(
+            settings,
+            sizes,
+            config.splits.seed,
+            task.version,
+            {name: split.digest for name, split in splits.items()},
+        ),
         task_version=task.version,
         split_digests={name: split.digest for name, split in splits.items()},
         model_digest=parameters.model_digest(folder),

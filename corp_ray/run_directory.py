@@ -49,7 +49,8 @@ class RunDirectory:
 
     def __init__(self, config: Config):
         self._config = config
-        self.root = Path(config.run.directory).expanduser() / config.run.id
+        # Absolute: actors work in other directories than the driver.
+        self.root = (Path(config.run.directory).expanduser() / config.run.id).resolve()
         self.rewards = self.root / "rewards"
         self.rounds = self.root / "rounds"
         self.commits = self.root / "commits"

@@ -117,10 +117,12 @@ class Scoring:
                     split, self._task
                 )
             )
-            with self._phase(phase, len(work), len(work) - len(missing)):
-                for evaluation in self._pool.leased(gate, missing):
-                    self._record([evaluation])
-            gate.close()
+            try:
+                with self._phase(phase, len(work), len(work) - len(missing)):
+                    for evaluation in self._pool.leased(gate, missing):
+                        self._record([evaluation])
+            finally:
+                gate.close()
         return [self._stored(center, split, candidate) for center, candidate in work]
 
     def unjudged(
@@ -138,13 +140,17 @@ class Scoring:
             )
 
     def _record(self, evaluations: Sequence[Evaluation]) -> None:
-        for evaluation in self._table.append(evaluations):
+        """Append what was graded; one whose verifier failed too often never becomes a row."""
+        limit = self._max_error_share
+        good = [e for e in evaluations if error_share(e) <= limit]
+        for evaluation in self._table.append(good):
             self._display.result(evaluation)
+        for evaluation in evaluations:
             share = error_share(evaluation)
-            if share > self._max_error_share:
+            if share > limit:
                 raise TaskError(
                     f"{evaluation.candidate.id}: the verifier failed on {share:.0%} of "
-                    f"{evaluation.split}, task.max_error_share={self._max_error_share}"
+                    f"{evaluation.split}, task.max_error_share={limit}"
                 )
 
     def _stored(self, center: Center, split: str, candidate: Candidate) -> Evaluation:

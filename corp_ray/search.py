@@ -223,7 +223,8 @@ class Run:
         final = self.directory.commits / str(len(extended.steps))
         staged = self._staging(number)
         if not final.exists() and not staged.exists():
-            self._stage(center, recipe, decision.best, number)
+            digest = self._stage(center, recipe, decision.best, number)
+            self.scoring.check_weights(center, decision.best.exact, digest)
         self.reducer.call("commit", str(staged), str(final), extended)
         new: Center = self.reducer.call("center", str(final.resolve()), self.prepared.engine.dtype)
         commit = Commit(len(extended.steps), number, str(final), new.digest, direction.terms)

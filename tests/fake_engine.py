@@ -28,13 +28,22 @@ HIDDEN_SEED = 20_240_229
 
 class FakeEngine:
     """Engine protocol. Options: delay_s per answer round, gain (logits per unit of projection),
-    offset (the base's logit), die_once (a file whose removal ends the process)."""
+    offset (the base's logit), die_once (a file whose removal ends the process), wrong_digest
+    (report other weights than a direction gives)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
-        options = {"delay_s": 0.0, "gain": 40.0, "offset": -1.0, "die_once": "", **settings.options}
+        options = {
+            "delay_s": 0.0,
+            "gain": 40.0,
+            "offset": -1.0,
+            "die_once": "",
+            "wrong_digest": False,
+        }
+        options |= settings.options
         self._delay_s, self._gain = float(options["delay_s"]), float(options["gain"])
         self._offset, self._die_once = float(options["offset"]), str(options["die_once"])
+        self._wrong_digest, self._moved = bool(options["wrong_digest"]), False
         self._center: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
 
@@ -46,6 +55,7 @@ class FakeEngine:
             raise EngineError(f"{center.path}: other weights than the run's")
 
     def apply(self, direction: Direction) -> None:
+        self._moved = bool(direction.terms)
         weights.apply(self._working, self._center, direction)
 
     def hold(self, direction: Direction) -> None:
@@ -81,7 +91,8 @@ class FakeEngine:
         return Generation(question.split()[-1] if difficulty < skill else "0", 1)
 
     def digest(self) -> str:
-        return checkpoint.tensors_digest(self._working)
+        wrong = self._wrong_digest and self._moved
+        return "0" * 64 if wrong else checkpoint.tensors_digest(self._working)
 
     def describe(self) -> str:
         return f"fake {self._settings.dtype}"

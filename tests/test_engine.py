@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -136,6 +137,14 @@ def test_batching_and_the_shared_head_change_no_answer_in_float32(tmp_path):
         ids = torch.tensor(render(tokenizer, [prompt], "auto"))
         written = model.generate(ids, do_sample=False, max_new_tokens=8)[0, ids.shape[1] :]
         assert tokenizer.decode(written, skip_special_tokens=True) == ours.text
+
+
+def test_a_models_own_generation_defaults_do_not_bend_greedy_answers(tmp_path):
+    source = pico_llama(tmp_path / "model", hidden=64, seed=2)
+    plain = loaded(source).generate(PROMPTS)
+    path = source / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 5.0}))
+    assert loaded(source).generate(PROMPTS) == plain
 
 
 def test_the_shared_head_leaves_every_prompt_a_token_of_its_own():

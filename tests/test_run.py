@@ -47,6 +47,7 @@ def test_no_direction_has_two_rows(finished):
         (row["center_digest"], row["split"], row["direction_digest"])
         for row in runs.rows(finished[0] / "runs/run")
     ]
+    assert keys
     assert len(keys) == len(set(keys))
 
 
@@ -132,6 +133,28 @@ def test_more_gpus_an_engine_than_a_node_has_is_refused_before_an_engine_starts(
     assert "ray.gpus_per_engine=2" in err.splitlines()[-1]
     assert "starting" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_holds_other_weights_than_the_staged_folder_stops_the_run(
+    finished, tmp_path, ray_address
+):
+    config = runs.configuration(finished[0], **{"engine.options.wrong_digest": True})
+    code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert code == 1
+    assert "the staged folder" in err.splitlines()[-1]
+    assert not (tmp_path / "run/commits/1").exists()
+
+
+def failing_grader(answer: str, text: str) -> float:
+    raise RuntimeError("broken")
+
+
+def test_a_verifier_that_fails_stops_the_run_and_leaves_no_row(tmp_path, ray_address):
+    config = runs.workspace(tmp_path, **{"task.grader": "tests.test_run:failing_grader"})
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 2
+    assert "the verifier failed on 100%" in err.splitlines()[-1]
+    assert runs.rows(tmp_path / "runs/run") == []
 
 
 def test_a_run_without_signal_ships_the_base_and_says_so(tmp_path, ray_address):

@@ -80,14 +80,17 @@ def generate_greedy(
 ) -> list[Generation]:
     """Greedy answers of a model to chat prompts, in the order of the prompts.
 
-    Prompts are batched by length, shorter ones padded between the shared head and their own
-    tokens, so the composition of batches depends on the prompts alone.
+    The model's own generation defaults are dropped but for its end tokens. Prompts are batched by
+    length, shorter ones padded between the shared head and their own tokens, so the composition of
+    batches depends on the prompts alone.
     """
     ids = render(tokenizer, prompts, template)
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     head = shared_head(ids) if len(ids) > 1 else 0
     head = head if head >= _SHARE_FROM else 0
     ends = _end_tokens(model, tokenizer)
+    # A model's own defaults (repetition penalty, forbidden tokens) would fill every unset field.
+    model.generation_config = GenerationConfig(eos_token_id=ends or None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
