@@ -64,7 +64,7 @@ OTHERS = [
     Recipe("base", "abc", "bfloat16", ("w",), "task", (Step(Direction(TERMS), 0, {"mean": 0.1}),)),
     Identity({"support": "s"}, "d", "t", "fake"),
     Split("gate", (EXAMPLE,), "s"),
-    TaskSettings({"kind": "rows"}, {"gate": 2}, 0),
+    TaskSettings({"kind": "rows"}, {"gate": 2}, 0, "rows exact 1", {"gate": "0" * 64}),
     EngineSettings("fake", "bfloat16", "cpu", 1, "auto", 8, 8, (".*",), (), {"a": [1]}),
 ]
 ERRORS = [
