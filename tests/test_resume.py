@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -34,33 +35,38 @@ def _keys(rows):
     return [(r["center_digest"], r["split"], r["direction_digest"]) for r in rows]
 
 
+def _same_and_once(root, files):
+    assert runs.commit_files(root) == files
+    keys = _keys(runs.rows(root))
+    assert keys
+    assert len(keys) == len(set(keys))
+
+
 def test_ten_kills_of_the_driver_change_nothing_and_score_nothing_twice(
     undisturbed, tmp_path, ray_address
 ):
+    """A run that gets through between two kills is checked, and killing goes on in a new one."""
     config, files, whole_s = undisturbed
     root = tmp_path / "run"
     moments = random.Random(20_240_601)
     killed = 0
-    for _ in range(40):
+    while killed < KILLS:
         process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
-        if killed < KILLS:
+        try:
             # The first seconds are Ray and engines starting; the rest is where work happens.
-            try:
-                process.wait(timeout=moments.uniform(0.35, 0.75) * whole_s)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-                killed += 1
-                continue
+            process.wait(timeout=moments.uniform(0.35, 0.75) * whole_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+            continue
         code, _, err = runs.finish(process)
         assert code == 0, err
-        if killed >= KILLS:
-            break
-        # Finished before ten kills: what is left to kill is the report over a full table.
-    assert killed == KILLS
-    assert runs.commit_files(root) == files
-    keys = _keys(runs.rows(root))
-    assert len(keys) == len(set(keys))
+        _same_and_once(root, files)
+        shutil.rmtree(root)
+    code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    _same_and_once(root, files)
 
 
 def _kill_when(process, condition, timeout_s=120):
