@@ -113,7 +113,7 @@ class Pool:
         in_flight: int = 2,
         attempts: int = 3,
     ):
-        self._start, self._warm = start, warm
+        self._start = start
         self._in_flight, self._attempts = in_flight, attempts
         self.restarts = 0
         self._actors = [start() for _ in range(size)]

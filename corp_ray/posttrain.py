@@ -62,7 +62,7 @@ def posttrain(config: Config, display: Display, *, connect: Connect = pool.conne
     with _opened(config, display, connect) as (prepared, directory, run):
         result = run.execute()
         content = {
-            "split_digest": prepared.split_digests["test"],
+            "split_digest": prepared.task.digests["test"],
             "stop_reason": result.stop_reason,
             "commits": [commit.path for commit in result.commits],
             "test": [asdict(row) for row in result.test],

@@ -34,8 +34,6 @@ class Prepared:
     perturbed: tuple[str, ...]
     parameters: int
     task: TaskSettings
-    task_version: str
-    split_digests: dict[str, str]
     model_digest: str
 
     @property
@@ -55,14 +53,14 @@ class Prepared:
         """What a run's rows rest on, by the name an error message would use."""
         return {
             "model": self.model_digest,
-            "task_version": self.task_version,
+            "task_version": self.task.version,
             "decoding": self.decoding_digest,
             "noise_version": NOISE_VERSION,
-            "split": self.split_digests,
+            "split": self.task.digests,
         }
 
     def table_identity(self, engine: str) -> Identity:
-        return Identity(self.split_digests, self.decoding_digest, self.task_version, engine)
+        return Identity(self.task.digests, self.decoding_digest, self.task.version, engine)
 
     @property
     def engine(self) -> EngineSettings:
@@ -117,8 +115,6 @@ def prepare(config: Config) -> Prepared:
             task.version,
             {name: split.digest for name, split in splits.items()},
         ),
-        task_version=task.version,
-        split_digests={name: split.digest for name, split in splits.items()},
         model_digest=parameters.model_digest(folder),
     )
 

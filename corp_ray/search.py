@@ -226,7 +226,7 @@ class Run:
             digest = self._stage(center, recipe, decision.best, number)
             self.scoring.check_weights(center, decision.best.exact, digest)
         self.reducer.call("commit", str(staged), str(final), extended)
-        new: Center = self.reducer.call("center", str(final.resolve()), self.prepared.engine.dtype)
+        new: Center = self.reducer.call("center", str(final), self.prepared.engine.dtype)
         commit = Commit(len(extended.steps), number, str(final), new.digest, direction.terms)
         return commit, extended, new
 

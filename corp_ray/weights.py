@@ -20,7 +20,6 @@ from corp_ray import kernels, noise
 from corp_ray.direction import Direction, coordinates
 
 CHUNK = 1 << 18  # elements one thread takes at a time, a multiple of noise.BLOCK
-FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.float16, torch.float32: torch.float32}
 
