@@ -2,8 +2,9 @@
 
 Rule (noise version 1): acc = fl32(acc + fl32(a_j * z_j)) ascending by seed, no fused
 multiply-add, then W' = round_to_nearest_even(fl32(float32(W) + acc)) in W's dtype, always from
-the pristine center. The empty direction is the identity, bit for bit. Work is cut into chunks
-that threads share; no result depends on the cuts. See docs/method.md, "Applying a direction".
+the pristine center. The empty direction is the identity, bit for bit. Tensors on a CPU go through
+compiled kernels, those on an accelerator through device_noise.py, with the same bits. Work is cut
+into chunks; no result depends on the cuts. See docs/method.md, "Applying a direction".
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from corp_ray import kernels, noise
+from corp_ray import device_noise, kernels, noise
 from corp_ray.direction import Direction, coordinates
 
 CHUNK = 1 << 18  # elements one thread takes at a time, a multiple of noise.BLOCK
+
+Tensors = Mapping[str, torch.Tensor]
 
 _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.float16, torch.float32: torch.float32}
 
@@ -29,14 +32,32 @@ def flat_bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().view(-1).view(_BITS[tensor.dtype]).numpy()
 
 
-def _pair(name: str, out: torch.Tensor, base: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Both as flat arrays. A kernel checks no bounds, so ValueError unless they are alike."""
-    if out.shape != base.shape or out.dtype != base.dtype:
+def _alike(
+    name: str, out: torch.Tensor, base: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both flat. A kernel checks no bounds, so ValueError unless they are alike."""
+    if (out.shape, out.dtype, out.device) != (base.shape, base.dtype, base.device):
         raise ValueError(
-            f"{name}: cannot write {base.dtype} {tuple(base.shape)} "
-            f"into {out.dtype} {tuple(out.shape)}"
+            f"{name}: cannot write {base.dtype} {tuple(base.shape)} on {base.device} "
+            f"into {out.dtype} {tuple(out.shape)} on {out.device}"
         )
-    return flat_bits(out), flat_bits(base)
+    return out.detach().view(-1), base.detach().view(-1)
+
+
+def _pair(name: str, out: torch.Tensor, base: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    target, source = _alike(name, out, base)
+    return flat_bits(target), flat_bits(source)
+
+
+def _device_cuts(flat: torch.Tensor) -> Iterator[slice]:
+    for low in range(0, flat.numel(), device_noise.CHUNK):
+        yield slice(low, min(low + device_noise.CHUNK, flat.numel()))
+
+
+def _split(base: Tensors) -> tuple[list[str], list[str]]:
+    """The names of tensors on a CPU, and of those elsewhere."""
+    cpu = [name for name, tensor in base.items() if tensor.device.type == "cpu"]
+    return cpu, [name for name in base if name not in set(cpu)]
 
 
 def _apply_chunk(out, base, name, start, seeds, amplitudes):
@@ -90,42 +111,47 @@ def _run(task: Callable[[str, slice], Any], sizes: Mapping[str, int], threads: i
         future.result()
 
 
-Tensors = Mapping[str, torch.Tensor]
-
-
 def apply(out: Tensors, base: Tensors, direction: Direction, *, threads: int = 1) -> None:
     """Write base + direction into `out`, tensor by tensor, for every name in `base`.
 
-    Shapes: contiguous CPU tensors, out[name] like base[name]; dtypes bfloat16, float16, float32.
-    No full-size noise array exists. Errors: KeyError for a name missing in `out` or a dtype that
-    noise version 1 does not define; ValueError for a shape or dtype that differs.
+    Shapes: contiguous tensors, out[name] like base[name]; dtypes bfloat16, float16, float32. No
+    full-size noise array exists. Errors: KeyError for a name missing in `out` or a dtype that
+    noise version 1 does not define; ValueError for a shape, dtype or device that differs.
     """
     if not direction.terms:
         for name, tensor in base.items():
             out[name].copy_(tensor)
         return
     seeds, amplitudes = _arrays(direction)
-    pairs = {name: _pair(name, out[name], base[name]) for name in base}
+    cpu, elsewhere = _split(base)
+    pairs = {name: _pair(name, out[name], base[name]) for name in cpu}
 
     def task(name: str, cut: slice) -> None:
         target, source = pairs[name]
         _apply_chunk(target[cut], source[cut], name, cut.start, seeds, amplitudes)
 
     _run(task, {name: source.size for name, (_, source) in pairs.items()}, threads)
+    for name in elsewhere:
+        target, source = _alike(name, out[name], base[name])
+        for cut in _device_cuts(source):
+            acc = torch.empty(source[cut].shape, dtype=torch.float32, device=source.device)
+            device_noise.accumulate(seeds.tolist(), amplitudes.tolist(), name, cut.start, acc)
+            device_noise.add(target[cut], source[cut], acc)
 
 
 def apply_to_tensor(tensor: torch.Tensor, name: str, direction: Direction) -> torch.Tensor:
     """`tensor` (full and unsharded, any device) plus `direction`: a new tensor of the same dtype."""
-    source = tensor.detach().to("cpu").contiguous()
+    source = tensor.detach().contiguous()
     result = torch.empty_like(source)
     apply({name: result}, {name: source}, direction)
-    return result.to(tensor.device)
+    return result
 
 
 def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None:
-    """Write the float32 sum of amplitude x noise into out[name], every tensor float32 on the CPU."""
+    """Write the float32 sum of amplitude x noise into out[name], every tensor float32."""
     seeds, amplitudes = _arrays(direction)
-    flat = {name: flat_bits(tensor) for name, tensor in out.items()}
+    cpu, elsewhere = _split(out)
+    flat = {name: flat_bits(out[name]) for name in cpu}
 
     def task(name: str, cut: slice) -> None:
         kernels.accumulate_range(
@@ -138,17 +164,29 @@ def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None
         )
 
     _run(task, {name: array.size for name, array in flat.items()}, threads)
+    for name in elsewhere:
+        target = out[name].view(-1)
+        for cut in _device_cuts(target):
+            device_noise.accumulate(
+                seeds.tolist(), amplitudes.tolist(), name, cut.start, target[cut]
+            )
 
 
 def apply_step(out: Tensors, base: Tensors, acc: Tensors, step: float, *, threads: int = 1) -> None:
     """Write base + fl32(step * acc) into `out`, `acc` from `materialise`; one rounding."""
-    triples = {n: (*_pair(n, out[n], base[n]), flat_bits(acc[n])) for n in base}
+    cpu, elsewhere = _split(base)
+    triples = {n: (*_pair(n, out[n], base[n]), flat_bits(acc[n])) for n in cpu}
 
     def task(name: str, cut: slice) -> None:
         target, source, total = triples[name]
         _step_chunk(target[cut], source[cut], total[cut], step)
 
     _run(task, {name: source.size for name, (_, source, _) in triples.items()}, threads)
+    for name in elsewhere:
+        target, source = _alike(name, out[name], base[name])
+        for cut in _device_cuts(source):
+            scaled = acc[name].view(-1)[cut] * float(np.float32(step))
+            device_noise.add(target[cut], source[cut], scaled)
 
 
 Sink = Callable[[str, int, np.ndarray], None]

@@ -1,0 +1,76 @@
+"""Noise version 1 in plain torch operations, for weights that lie on an accelerator.
+
+The same bits as noise.py: products of 32-bit words are taken in wrapping int64, and every
+multiplication and addition of floats is an operation of its own, so nothing can be fused into a
+multiply-add. Runs on any device; on a CPU the kernels of noise.py are faster. See
+docs/method.md, "Noise version 1" and "Applying a direction".
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from corp_ray import noise
+
+CHUNK = 1 << 24  # elements made at a time: a dozen scratch arrays of CHUNK bytes each
+
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_LOW = 0xFFFFFFFF
+
+
+@functools.lru_cache(maxsize=8)
+def _table(device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(noise.table().copy()).to(device)
+
+
+def _halves(words: torch.Tensor, multiplier: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """High and low 32 bits of multiplier x words; words int64 holding 32-bit values."""
+    product = words * multiplier  # wraps modulo 2^64; the bits are those of the unsigned product
+    return (product >> 32) & _LOW, product & _LOW
+
+
+def _philox(seed: int, words: tuple[int, int], first: int, blocks: int, device: torch.device):
+    """The four output words of `blocks` counters from `first` on: int64 (blocks, 4)."""
+    counter = torch.arange(first, first + blocks, dtype=torch.int64, device=device)
+    c0, c1 = counter & _LOW, counter >> 32
+    c2, c3 = torch.full_like(counter, words[0]), torch.full_like(counter, words[1])
+    k0, k1 = seed & _LOW, seed >> 32
+    for _ in range(10):
+        high0, low0 = _halves(c0, _M0)
+        high1, low1 = _halves(c2, _M1)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+    return torch.stack((c0, c1, c2, c3), dim=1)
+
+
+def gaussian(seed: int, name: str, start: int, stop: int, device: torch.device) -> torch.Tensor:
+    """`noise.gaussian` as a float32 tensor (stop - start,) on a device."""
+    seed, first = noise.check_seed(seed), start // 8
+    n0, n1 = (int(word) for word in noise.name_words(name))
+    words_B4 = _philox(seed, (n0, n1), first, -(-stop // 8) - first, device)
+    index = torch.stack((words_B4 & 0xFFFF, words_B4 >> 16), dim=2).view(-1)
+    return _table(device)[index[start - 8 * first : stop - 8 * first]]
+
+
+def accumulate(
+    seeds: list[int], amplitudes: list[float], name: str, start: int, out: torch.Tensor
+) -> None:
+    """out (count,) float32 = sum over seeds, in order, of fl32(amplitude x noise), from `start`.
+
+    Amplitudes must be float32 numbers; count at most CHUNK keeps the scratch memory as said there.
+    """
+    out.zero_()
+    for seed, amplitude in zip(seeds, amplitudes, strict=True):
+        values = gaussian(seed, name, start, start + out.numel(), out.device)
+        out.add_(values.mul_(amplitude))
+
+
+def add(out: torch.Tensor, base: torch.Tensor, addend: torch.Tensor) -> None:
+    """out = round_to_dtype(fl32(float32(base) + addend)); a NaN in bfloat16 becomes 7fc0."""
+    total = base.float() + addend
+    out.copy_(total)
+    if out.dtype == torch.bfloat16:
+        out.view(torch.int16).masked_fill_(total.isnan(), 0x7FC0)
