@@ -23,7 +23,7 @@ from corp_ray.errors import TaskError
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Work
 from corp_ray.tasks import Messages, make_task
-from corp_ray.tasks.splits import make_splits
+from corp_ray.tasks.splits import NAMES, make_splits
 
 if TYPE_CHECKING:
     from corp_ray.engines import EngineSettings
@@ -86,8 +86,10 @@ class Scorer:
 
         self._task = make_task(**settings.task)
         self._examples = settings.examples(self._task, ("support", "validation"))
+        self._settings = engine
         self._engine = make_engine(engine)
         self._center: Center | None = None
+        self._checked = False
 
     def ready(self, center: Center) -> str:
         """Load the center; what `Engine.describe` says."""
@@ -145,7 +147,16 @@ class Scorer:
         if self._center != center:
             self._center = None
             self._engine.load(center)
+            if not self._checked:
+                self._check(center)
             self._center = center
+
+    def _check(self, center: Center) -> None:
+        from corp_ray.engines.self_check import self_check
+
+        prompts = [self._task.prompt(example) for example in self._examples["support"][:2]]
+        self_check(self._engine, center, self._settings, prompts)
+        self._checked = True
 
 
 class Gate:
@@ -184,6 +195,15 @@ class Reducer:
         from corp_ray import checkpoint
 
         return Center(path, checkpoint.folder_digest(Path(path), dtype, threads=self._threads))
+
+    def longest_prompt(self, folder: str, template: str, settings: TaskSettings) -> int:
+        """Tokens of the longest prompt of all splits; the splits are dropped again."""
+        from corp_ray.engines import prompts
+
+        task = make_task(**settings.task)
+        splits = settings.examples(task, NAMES)
+        messages = [task.prompt(example) for name in NAMES for example in splits[name]]
+        return prompts.longest(Path(folder), messages, template)
 
     def consolidate(
         self,

@@ -46,24 +46,57 @@ def read_tensors(
     return tensors
 
 
+class Digest:
+    """SHA-256 (hex) of names, dtypes, shapes and bytes of tensors, ascending by name.
+
+    Tensors may be added in any order and a few at a time; each is hashed on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, bytes] = {}
+
+    def add(self, tensors: Mapping[str, torch.Tensor], *, threads: int = 1) -> None:
+        def one(name: str) -> bytes:
+            tensor = tensors[name].detach().to("cpu").contiguous()
+            head = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
+            return head + hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy().data).digest()
+
+        names = list(tensors)
+        with ThreadPoolExecutor(threads) as pool:
+            self._parts |= dict(zip(names, pool.map(one, names), strict=True))
+
+    def hexdigest(self) -> str:
+        return hashlib.sha256(b"".join(self._parts[n] for n in sorted(self._parts))).hexdigest()
+
+
 def tensors_digest(tensors: Mapping[str, torch.Tensor], *, threads: int = 1) -> str:
-    """SHA-256 (hex) of the names, dtypes, shapes and bytes of tensors, ascending by name."""
-
-    def one(name: str) -> bytes:
-        tensor = tensors[name].detach().to("cpu").contiguous()
-        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
-        body = hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy().data).digest()
-        return head + body
-
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(one, sorted(tensors)))
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    """The `Digest` of tensors that are all at hand."""
+    digest = Digest()
+    digest.add(tensors, threads=threads)
+    return digest.hexdigest()
 
 
 def folder_digest(folder: Path, dtype: str, *, threads: int = 1) -> str:
     """`tensors_digest` of a folder's float tensors in `dtype`."""
     floats = [spec for spec in parameters.read_specs(folder) if spec.is_float]
     return tensors_digest(read_tensors(folder, floats, dtype), threads=threads)
+
+
+def perturbed_digest(
+    folder: Path, dtype: str, names: Sequence[str], direction: Direction, *, threads: int = 1
+) -> str:
+    """`tensors_digest` of a folder's float tensors with a direction added to the named ones.
+
+    One file of weights is in memory at a time.
+    """
+    specs = [spec for spec in parameters.read_specs(folder) if spec.is_float]
+    digest = Digest()
+    for file in sorted({spec.file for spec in specs}):
+        tensors = read_tensors(folder, specs, dtype, file)
+        touched = {name: tensors[name] for name in names if name in tensors}
+        weights.apply(touched, touched, direction, threads=threads)
+        digest.add(tensors, threads=threads)
+    return digest.hexdigest()
 
 
 def _copy_small_files(source: Path, target: Path, dtype: str) -> None:

@@ -17,6 +17,7 @@ _CHOICES = {
     "task.kind": ("reasoning_gym", "rows"),
     "task.answer": ("text", "last_number"),
     "engine.device": ("auto", "cpu", "cuda"),
+    "engine.pristine": ("auto", "device", "host", "disk"),
 }
 _LEAST = {
     "task.size": 1,
@@ -33,6 +34,7 @@ _LEAST = {
     "recentering.max_commits": 1,
     "recentering.patience": 1,
     "engine.threads": 1,
+    "engine.tensor_parallel": 1,
     "ray.engines": 0,
     "ray.in_flight": 1,
     "ray.attempts": 1,
@@ -101,8 +103,10 @@ def _texts(config: Config) -> Iterator[Problem]:
     required = {"reasoning_gym": "dataset", "rows": "path"}.get(config.task.kind)
     if required and not getattr(config.task, required):
         yield f"task.{required}", "", f"needed by task.kind={config.task.kind}"
-    if config.engine.kind != "transformers" and ":" not in config.engine.kind:
-        yield "engine.kind", config.engine.kind, "transformers or module:Class"
+    if config.engine.kind not in ("transformers", "vllm") and ":" not in config.engine.kind:
+        yield "engine.kind", config.engine.kind, "transformers, vllm or module:Class"
+    if config.engine.tensor_parallel > 1 and config.engine.kind == "transformers":
+        yield "engine.tensor_parallel", config.engine.tensor_parallel, "1, or engine.kind=vllm"
     for name in _PATTERNS:
         given = _value(config, name)
         for pattern in given if isinstance(given, list) else [given]:

@@ -1,9 +1,9 @@
 """Noise version 1 in plain torch operations, for weights that lie on an accelerator.
 
-The same bits as noise.py: products of 32-bit words are taken in wrapping int64, and every
-multiplication and addition of floats is an operation of its own, so nothing can be fused into a
-multiply-add. Runs on any device; on a CPU the kernels of noise.py are faster. See
-docs/method.md, "Noise version 1" and "Applying a direction".
+The same bits as noise.py, but for those inside a NaN of float16 or float32. Products of 32-bit
+words are taken in wrapping int64, and every multiplication and addition of floats is an operation
+of its own, so nothing can be fused into a multiply-add. Runs on any device; on a CPU the kernels of
+noise.py are faster. See docs/method.md, "Noise version 1" and "Applying a direction".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from corp_ray import noise
 
-CHUNK = 1 << 24  # elements made at a time: a dozen scratch arrays of CHUNK bytes each
+CHUNK = 1 << 24  # elements made at a time; scratch memory is about 28 bytes for each
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -48,6 +48,8 @@ def _philox(seed: int, words: tuple[int, int], first: int, blocks: int, device: 
 
 def gaussian(seed: int, name: str, start: int, stop: int, device: torch.device) -> torch.Tensor:
     """`noise.gaussian` as a float32 tensor (stop - start,) on a device."""
+    if not 0 <= start <= stop:
+        raise ValueError(f"range [{start}, {stop}) is not a range of elements")
     seed, first = noise.check_seed(seed), start // 8
     n0, n1 = (int(word) for word in noise.name_words(name))
     words_B4 = _philox(seed, (n0, n1), first, -(-stop // 8) - first, device)

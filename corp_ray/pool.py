@@ -13,10 +13,13 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from corp_ray.errors import ConfigError, CorpError, EngineError
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
@@ -60,28 +63,46 @@ def disconnect() -> None:
     ray.shutdown()
 
 
+@dataclass(frozen=True)
+class EnginePlan:
+    """How many engines, and what each takes: CPU slots and GPUs, all on one node."""
+
+    count: int
+    cpus: int
+    gpus: float
+    ranks: int = 1  # processes that share one engine's model
+
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
 def plan_engines(
-    *, engines: int, gpus_per_engine: float, threads: int, device: str
-) -> tuple[int, float]:
-    """(number of engines, GPUs each) for the connected cluster.
+    *, engines: int, gpus_per_engine: float, threads: int, device: str, ranks: int = 1
+) -> EnginePlan:
+    """What the connected cluster holds; an engine of several ranks takes its threads for each.
 
     Errors: ConfigError when an engine fits on no node.
     """
+    cpus = threads * ranks
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     most_cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     if gpus_per_engine < 0:
-        gpus_per_engine = 1.0 if device == "cuda" or (device == "auto" and most_gpus) else 0.0
+        on_gpu = device == "cuda" or (device == "auto" and most_gpus)
+        gpus_per_engine = float(ranks) if on_gpu else 0.0
     if gpus_per_engine > most_gpus:
         raise ConfigError(
             f"ray.gpus_per_engine={gpus_per_engine:g}: no node has more than {most_gpus:g} GPUs"
         )
-    if threads > most_cpus:
-        raise ConfigError(f"engine.threads={threads}: no node has more than {most_cpus:g} CPUs")
+    needs = f"engine.threads={threads}"
+    if ranks > 1:
+        needs += f", engine.tensor_parallel={ranks}"
+    if cpus > most_cpus:
+        raise ConfigError(f"{needs}: no node has more than {most_cpus:g} CPUs")
     fits = sum(
         int(
             min(
-                node.get("CPU", 0.0) // threads,
+                node.get("CPU", 0.0) // cpus,
                 node.get("GPU", 0.0) / gpus_per_engine + 1e-9 if gpus_per_engine else math.inf,
             )
         )
@@ -89,40 +110,53 @@ def plan_engines(
     )
     if fits == 0:
         raise ConfigError(
-            f"engine.threads={threads}, ray.gpus_per_engine={gpus_per_engine:g}: "
-            "no node has both for one engine"
+            f"{needs}, ray.gpus_per_engine={gpus_per_engine:g}: no node has both for one engine"
         )
     if engines > fits:
         raise ConfigError(f"ray.engines={engines}: the cluster holds at most {fits}")
-    return engines or fits, gpus_per_engine
+    return EnginePlan(engines or fits, cpus, gpus_per_engine, ranks)
 
 
 class Pool:
     """Scorer actors behind one queue.
 
-    `start` makes an actor handle; `warm` is called on each new handle and returns the reference
-    to wait for before it counts as started. Errors: EngineError when actors cannot be started.
+    `start` makes an actor handle with the given Ray options; an engine of several ranks gets a
+    placement group of its own, which keeps it on one node and goes with the pool. `warm` is called
+    on each new handle and returns the reference to wait for before it counts as started. Errors:
+    EngineError when actors cannot be started.
     """
 
     def __init__(
         self,
-        start: Callable[[], Any],
-        size: int,
+        start: Callable[[dict[str, Any]], Any],
+        plan: EnginePlan,
         *,
         warm: Callable[[Any], Any],
         in_flight: int = 2,
         attempts: int = 3,
     ):
-        self._start = start
+        self._begin, self._plan = start, plan
         self._in_flight, self._attempts = in_flight, attempts
         self.restarts = 0
-        self._actors = [start() for _ in range(size)]
+        self._groups: list[PlacementGroup] = []
+        if plan.ranks > 1:
+            self._groups = [
+                placement_group([plan.resources()], strategy="STRICT_PACK")
+                for _ in range(plan.count)
+            ]
+        self._actors = [self._start(slot) for slot in range(plan.count)]
         self.descriptions: list[str] = []
         for reference in [warm(actor) for actor in self._actors]:
             self.descriptions.append(self._first(reference))
 
     def __len__(self) -> int:
         return len(self._actors)
+
+    def _start(self, slot: int) -> Any:
+        options: dict[str, Any] = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus}
+        if self._groups:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._groups[slot])
+        return self._begin(options)
 
     @staticmethod
     def _first(reference: Any) -> str:
@@ -139,7 +173,7 @@ class Pool:
         self.restarts += 1
         log.warning("engine %d was lost; starting another", slot)
         ray.kill(self._actors[slot])
-        self._actors[slot] = self._start()
+        self._actors[slot] = self._start(slot)
 
     def map_unordered(
         self, works: Iterable[Work]
@@ -224,6 +258,8 @@ class Pool:
         """End the actors of this pool."""
         for actor in self._actors:
             ray.kill(actor)
+        for group in self._groups:
+            remove_placement_group(group)
 
 
 class Supervised:

@@ -42,8 +42,8 @@ def _opened(
             gpus_per_engine=config.ray.gpus_per_engine,
             threads=config.engine.threads,
             device=config.engine.device,
+            ranks=config.engine.tensor_parallel,
         )
-        directory.open(prepared.identity)
         run = Run(prepared, directory, display, engines)
         try:
             yield prepared, directory, run

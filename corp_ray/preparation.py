@@ -9,20 +9,24 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from corp_ray import config as configuration
 from corp_ray import parameters
 from corp_ray.actors import TaskSettings
-from corp_ray.engines import EngineSettings
+from corp_ray.engines import VLLM_INSTALL, EngineSettings
 from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.reward_table import Identity
 from corp_ray.settings import Config
 from corp_ray.tasks import make_task
 from corp_ray.tasks.splits import NAMES, make_splits
+
+# Names under which a config.json gives the number of positions that a model knows.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Prepared:
     parameters: int
     task: TaskSettings
     model_digest: str
+    prompt_tokens: int = 0  # of the longest prompt; 0 when nobody has counted
 
     @property
     def decoding_digest(self) -> str:
@@ -76,7 +81,15 @@ class Prepared:
             include=tuple(config.perturb.include),
             exclude=tuple(config.perturb.exclude),
             options=dict(config.engine.options),
+            tensor_parallel=config.engine.tensor_parallel,
+            pristine=config.engine.pristine,
+            prompt_tokens=self.prompt_tokens,
         )
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether prompts become token ids in the way of our own engines."""
+        return ":" not in self.config.engine.kind
 
     @property
     def task_name(self) -> str:
@@ -119,6 +132,28 @@ def prepare(config: Config) -> Prepared:
     )
 
 
+def with_prompt_tokens(prepared: Prepared, longest: int) -> Prepared:
+    """The same with the length of the longest prompt, in tokens.
+
+    Errors: ConfigError when the model, or a limit set for the engine, cannot hold an answer to it.
+    """
+    new = prepared.config.decoding.max_new_tokens
+    needed = f"the longest prompt has {longest} tokens, decoding.max_new_tokens adds {new}"
+    content = parameters.read_json(prepared.folder / "config.json")
+    content = content.get("text_config") or content
+    limit = next((content[key] for key in _LENGTHS if isinstance(content.get(key), int)), None)
+    if limit is not None and longest + new > limit:
+        raise ConfigError(
+            f"decoding.max_new_tokens={new}: {needed}, and the model takes {limit} in all"
+        )
+    chosen = prepared.config.engine.options.get("max_model_len")
+    if isinstance(chosen, int) and longest + new > chosen:
+        raise ConfigError(
+            f"engine.options.max_model_len={chosen}: expected at least {longest + new} ({needed})"
+        )
+    return replace(prepared, prompt_tokens=longest)
+
+
 def _check_engine(folder: Path, config: Config) -> None:
     """ConfigError for an engine class whose module is not there, or a folder without tokenizer."""
     module, _, name = config.engine.kind.partition(":")
@@ -130,5 +165,9 @@ def _check_engine(folder: Path, config: Config) -> None:
         if found is None:
             raise ConfigError(f"engine.kind={config.engine.kind!r}: no module {module!r}")
         return
+    # On a cluster the engines' nodes may have what the driver's lacks; they say so themselves.
+    local = "RAY_ADDRESS" not in os.environ
+    if config.engine.kind == "vllm" and local and importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"engine.kind='vllm': no module 'vllm'; {VLLM_INSTALL}")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise ConfigError(f"model.path={config.model.path!r}: no tokenizer files in the folder")

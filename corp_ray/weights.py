@@ -32,10 +32,10 @@ def flat_bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().view(-1).view(_BITS[tensor.dtype]).numpy()
 
 
-def _alike(
-    name: str, out: torch.Tensor, base: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both flat. A kernel checks no bounds, so ValueError unless they are alike."""
+def _alike(name: str, out: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both flat. A kernel checks no bounds, so ValueError unless they are alike; KeyError for a
+    dtype without a rule."""
+    _ = _BITS[base.dtype]
     if (out.shape, out.dtype, out.device) != (base.shape, base.dtype, base.device):
         raise ValueError(
             f"{name}: cannot write {base.dtype} {tuple(base.shape)} on {base.device} "
@@ -47,6 +47,14 @@ def _alike(
 def _pair(name: str, out: torch.Tensor, base: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     target, source = _alike(name, out, base)
     return flat_bits(target), flat_bits(source)
+
+
+def _sum(name: str, acc: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    """A float32 sum, flat. ValueError for another dtype, or another shape than `like` has."""
+    if acc.dtype != torch.float32 or (like is not None and acc.shape != like.shape):
+        wanted = "" if like is None else f" {tuple(like.shape)}"
+        raise ValueError(f"{name}: a sum is float32{wanted}, not {acc.dtype} {tuple(acc.shape)}")
+    return acc.detach().view(-1)
 
 
 def _device_cuts(flat: torch.Tensor) -> Iterator[slice]:
@@ -119,8 +127,9 @@ def apply(out: Tensors, base: Tensors, direction: Direction, *, threads: int = 1
     noise version 1 does not define; ValueError for a shape, dtype or device that differs.
     """
     if not direction.terms:
-        for name, tensor in base.items():
-            out[name].copy_(tensor)
+        for name in base:
+            target, source = _alike(name, out[name], base[name])
+            target.copy_(source)
         return
     seeds, amplitudes = _arrays(direction)
     cpu, elsewhere = _split(base)
@@ -151,7 +160,7 @@ def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None
     """Write the float32 sum of amplitude x noise into out[name], every tensor float32."""
     seeds, amplitudes = _arrays(direction)
     cpu, elsewhere = _split(out)
-    flat = {name: flat_bits(out[name]) for name in cpu}
+    flat = {name: flat_bits(_sum(name, out[name])) for name in cpu}
 
     def task(name: str, cut: slice) -> None:
         kernels.accumulate_range(
@@ -165,7 +174,7 @@ def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None
 
     _run(task, {name: array.size for name, array in flat.items()}, threads)
     for name in elsewhere:
-        target = out[name].view(-1)
+        target = _sum(name, out[name])
         for cut in _device_cuts(target):
             device_noise.accumulate(
                 seeds.tolist(), amplitudes.tolist(), name, cut.start, target[cut]
@@ -175,7 +184,7 @@ def materialise(out: Tensors, direction: Direction, *, threads: int = 1) -> None
 def apply_step(out: Tensors, base: Tensors, acc: Tensors, step: float, *, threads: int = 1) -> None:
     """Write base + fl32(step * acc) into `out`, `acc` from `materialise`; one rounding."""
     cpu, elsewhere = _split(base)
-    triples = {n: (*_pair(n, out[n], base[n]), flat_bits(acc[n])) for n in cpu}
+    triples = {n: (*_pair(n, out[n], base[n]), flat_bits(_sum(n, acc[n], base[n]))) for n in cpu}
 
     def task(name: str, cut: slice) -> None:
         target, source, total = triples[name]
@@ -184,8 +193,9 @@ def apply_step(out: Tensors, base: Tensors, acc: Tensors, step: float, *, thread
     _run(task, {name: source.size for name, (_, source, _) in triples.items()}, threads)
     for name in elsewhere:
         target, source = _alike(name, out[name], base[name])
+        total = _sum(name, acc[name], base[name])
         for cut in _device_cuts(source):
-            scaled = acc[name].view(-1)[cut] * float(np.float32(step))
+            scaled = total[cut] * float(np.float32(step))
             device_noise.add(target[cut], source[cut], scaled)
 
 

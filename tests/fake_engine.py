@@ -20,6 +20,7 @@ import torch
 from corp_ray import checkpoint, noise, parameters, weights
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings
+from corp_ray.engines.self_check import KNOWN
 from corp_ray.errors import EngineError
 from corp_ray.records import Center, Generation
 
@@ -29,7 +30,7 @@ HIDDEN_SEED = 20_240_229
 class FakeEngine:
     """Engine protocol. Options: delay_s per answer round, gain (logits per unit of projection),
     offset (the base's logit), die_once (a file whose removal ends the process), wrong_digest
-    (report other weights than a direction gives)."""
+    (report other weights than a direction gives, the self-check's excepted)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -54,9 +55,11 @@ class FakeEngine:
         if self.digest() != center.digest:
             raise EngineError(f"{center.path}: other weights than the run's")
 
-    def apply(self, direction: Direction) -> None:
-        self._moved = bool(direction.terms)
-        weights.apply(self._working, self._center, direction)
+    def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
+        self._moved = bool(direction.terms) and direction != KNOWN
+        weights.apply(self._working, self._center, Direction())
+        names = self._center if only is None else only
+        weights.apply(self._working, {n: self._center[n] for n in names}, direction)
 
     def hold(self, direction: Direction) -> None:
         self._held = {n: torch.empty(t.shape) for n, t in self._center.items()}
@@ -89,6 +92,11 @@ class FakeEngine:
         digest = hashlib.sha256(question.encode()).digest()
         difficulty = int.from_bytes(digest[:6], "little") / 2**48
         return Generation(question.split()[-1] if difficulty < skill else "0", 1)
+
+    def next_token_logprobs(
+        self, prompts: Sequence[list[dict[str, str]]]
+    ) -> list[dict[int, float]]:
+        return [{0: self._projection()} for _ in prompts]
 
     def digest(self) -> str:
         wrong = self._wrong_digest and self._moved

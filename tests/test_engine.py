@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corp_ray import checkpoint, parameters
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings, make_engine
-from corp_ray.engines.transformers import generate_greedy, render, shared_head
+from corp_ray.engines.prompts import end_tokens, render
+from corp_ray.engines.transformers import generate_greedy, shared_head
 from corp_ray.errors import EngineError
 from corp_ray.recipe import Recipe
 from corp_ray.records import Center
@@ -99,7 +100,8 @@ def test_every_perturbed_parameter_moves_and_excluded_ones_do_not(folder):
     specs = parameters.read_specs(folder)
     names = set(parameters.perturbed_names(specs, ["model\\.layers"], [".*norm"]))
     engine.apply(Direction({3: 0.1}))
-    for name, tensor in engine._center.items():
+    (base,) = engine._center.groups(engine._center.names)
+    for name, tensor in base.items():
         assert torch.equal(engine._working[name], tensor) == (name not in names), name
 
 
@@ -124,8 +126,9 @@ def test_a_staged_folder_has_the_engines_bytes_and_plain_transformers_its_answer
     assert plain.dtype == torch.bfloat16
     plain.set_attn_implementation("eager")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "staged")
+    ends = end_tokens(tmp_path / "staged", tokenizer)
     assert generate_greedy(
-        plain, tokenizer, PROMPTS, max_new_tokens=8, batch_size=4
+        plain, tokenizer, PROMPTS, max_new_tokens=8, batch_size=4, ends=ends
     ) == engine.generate(PROMPTS)
 
 

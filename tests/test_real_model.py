@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corp_ray import checkpoint, config, parameters
 from corp_ray.direction import Direction
 from corp_ray.engines import make_engine
+from corp_ray.engines.prompts import end_tokens
 from corp_ray.engines.transformers import generate_greedy
 from corp_ray.gate import judge
 from corp_ray.preparation import prepare
@@ -108,9 +109,9 @@ def test_plain_transformers_loads_it_and_answers_as_the_engine(committed, prompt
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert plain.dtype == torch.bfloat16
     plain.set_attn_implementation("eager")
-    answers = generate_greedy(
-        plain, AutoTokenizer.from_pretrained(folder), prompts, max_new_tokens=8, batch_size=64
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = end_tokens(folder, tokenizer)
+    answers = generate_greedy(plain, tokenizer, prompts, max_new_tokens=8, batch_size=64, ends=ends)
     assert answers == engine.generate(prompts)
     engine.apply(Direction())
     assert answers != engine.generate(prompts)

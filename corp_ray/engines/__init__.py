@@ -17,12 +17,19 @@ from corp_ray.errors import EngineError
 from corp_ray.records import Center, Generation
 from corp_ray.tasks import Messages
 
-_KINDS = {"transformers": "corp_ray.engines.transformers:TransformersEngine"}
+_KINDS = {
+    "transformers": "corp_ray.engines.transformers:TransformersEngine",
+    "vllm": "corp_ray.engines.vllm:VllmEngine",
+}
+VLLM_INSTALL = "install 'corp-ray[vllm]' for GPUs; README.md, \"vLLM\", says how on a CPU"
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Plain settings of an engine; `options` belong to the kind."""
+    """Plain settings of an engine; `options` belong to the kind.
+
+    `prompt_tokens` is the length of a run's longest prompt, 0 when it is not known.
+    """
 
     kind: str
     dtype: str
@@ -34,6 +41,9 @@ class EngineSettings:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    tensor_parallel: int = 1
+    pristine: str = "auto"
+    prompt_tokens: int = 0
 
 
 class Engine(Protocol):
@@ -42,8 +52,11 @@ class Engine(Protocol):
     def load(self, center: Center) -> None:
         """Take the folder's weights as the center; EngineError when their digest is another."""
 
-    def apply(self, direction: Direction) -> None:
-        """Working weights = center + direction by the exact rule; the empty one restores."""
+    def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
+        """Working weights = center + direction by the exact rule; the empty one restores.
+
+        `only`: these tensors alone move, all others are the center's.
+        """
 
     def hold(self, direction: Direction) -> None:
         """Keep the float32 sum of a direction for `apply_step`, until `release`."""
@@ -56,6 +69,9 @@ class Engine(Protocol):
 
     def generate(self, prompts: Sequence[Messages]) -> list[Generation]:
         """Greedy answers, in the order of the prompts."""
+
+    def next_token_logprobs(self, prompts: Sequence[Messages]) -> list[dict[int, float]]:
+        """Log-probabilities of the likeliest tokens after each prompt (20 or more), by token id."""
 
     def digest(self) -> str:
         """Digest of the working float tensors under their canonical names."""

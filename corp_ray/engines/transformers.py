@@ -1,14 +1,13 @@
 """The default engine: a transformers causal language model, on CPU or CUDA.
 
 Greedy generation in length-sorted batches; the head that all prompts share is run once per
-candidate. Leaves out sampling, tensor parallelism and noise made on the GPU: on CUDA, weights are
-perturbed on the CPU and copied over. See docs/method.md, "Engines".
+candidate. Leaves out sampling and tensor parallelism. See docs/method.md, "Engines".
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from corp_ray import checkpoint, parameters, weights
+from corp_ray import checkpoint, parameters
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings
+from corp_ray.engines.prompts import answer, end_tokens, render
 from corp_ray.errors import EngineError
+from corp_ray.pristine import Change, Pristine, choose_place
 from corp_ray.records import Center, Generation
 from corp_ray.tasks import Messages
 
 _SHARE_FROM = 8  # tokens in common from which running the shared head once pays
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], template: str
-) -> list[list[int]]:
-    """Token ids per prompt: by the chat template, or the messages' texts when it is not used.
-
-    `template`: "auto" uses a template when the tokenizer has one, "always" needs one, "never".
-    """
-    if template == "always" and not tokenizer.chat_template:
-        raise EngineError("model.chat_template='always', but the tokenizer has no chat template")
-    if template != "never" and tokenizer.chat_template:
-        texts = [
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            for messages in prompts
-        ]
-        return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    joined = ("\n\n".join(m["content"] for m in messages) + "\n" for messages in prompts)
-    return [tokenizer(text)["input_ids"] for text in joined]
 
 
 def shared_head(ids: Sequence[Sequence[int]]) -> int:
@@ -62,12 +44,6 @@ def shared_head(ids: Sequence[Sequence[int]]) -> int:
     return length
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    listed = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})
-
-
 @torch.inference_mode()
 def generate_greedy(
     model: PreTrainedModel,
@@ -76,24 +52,25 @@ def generate_greedy(
     *,
     max_new_tokens: int,
     batch_size: int,
+    ends: Sequence[int],
     template: str = "auto",
 ) -> list[Generation]:
     """Greedy answers of a model to chat prompts, in the order of the prompts.
 
-    The model's own generation defaults are dropped but for its end tokens. Prompts are batched by
-    length, shorter ones padded between the shared head and their own tokens, so the composition of
-    batches depends on the prompts alone.
+    An answer stops at one of the tokens `ends`; other generation defaults of the model are dropped.
+    Prompts are batched by length, shorter ones padded between the shared head and their own tokens,
+    so the composition of batches depends on the prompts alone.
     """
     ids = render(tokenizer, prompts, template)
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     head = shared_head(ids) if len(ids) > 1 else 0
     head = head if head >= _SHARE_FROM else 0
-    ends = _end_tokens(model, tokenizer)
+    stop = list(ends) or None
     # A model's own defaults (repetition penalty, forbidden tokens) would fill every unset field.
-    model.generation_config = GenerationConfig(eos_token_id=ends or None)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    model.generation_config = GenerationConfig(eos_token_id=stop)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stop or [0])[0]
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop, pad_token_id=pad
     )
     kept: DynamicCache | None = None
     if head:
@@ -123,18 +100,16 @@ def generate_greedy(
             **extra,
         )
         for i, written in zip(members, output_BT[:, width:].tolist(), strict=True):
-            length = next((n + 1 for n, t in enumerate(written) if t in ends), len(written))
-            text = tokenizer.decode(written[:length], skip_special_tokens=True)
-            results[i] = Generation(text, length)
+            results[i] = answer(tokenizer, written, ends)
     return results
 
 
 class TransformersEngine:
     """Engine protocol over AutoModelForCausalLM.
 
-    Memory: the pristine center (CPU, in the run's dtype), the working weights (on the device) and,
-    between `hold` and `release`, one float32 direction. `options.attention` names the attention
-    implementation.
+    Memory: the pristine center where `engine.pristine` puts it, the working weights on the device
+    and, between `hold` and `release`, one float32 direction beside the center.
+    `options.attention` names the attention implementation.
     """
 
     def __init__(self, settings: EngineSettings):
@@ -154,25 +129,24 @@ class TransformersEngine:
         # On short prompts eager attention is a third faster than sdpa on a CPU.
         self._attention = settings.options.get("attention", "eager" if wanted == "cpu" else "sdpa")
         self._model: PreTrainedModel | None = None
-        self._center: dict[str, torch.Tensor] = {}
         self._working: dict[str, torch.Tensor] = {}
-        self._names: tuple[str, ...] = ()
-        self._held: dict[str, torch.Tensor] = {}
+        self._names: tuple[str, ...] = ()  # of perturbed tensors
+        self._moved: frozenset[str] = frozenset()  # those that are not the center's now
 
     def load(self, center: Center) -> None:
-        folder = Path(center.path)
+        folder, settings = Path(center.path), self._settings
         specs = [spec for spec in parameters.read_specs(folder) if spec.is_float]
-        self._center = checkpoint.read_tensors(folder, specs, self._settings.dtype)
+        elements = sum(spec.size for spec in specs)
+        place = choose_place(settings.pristine, elements, settings.dtype, self._device, ranks=1)
+        self._center = Pristine(folder, settings.dtype, self._device, place, settings.threads)
         if self._model is None:
             self._load_model(folder)
-        unknown = [name for name in self._center if name not in self._working]
+        unknown = [name for name in self._center.names if name not in self._working]
         if unknown:
             raise EngineError(f"{folder}: the model class has no parameter for {unknown[0]!r}")
-        self._names = parameters.perturbed_names(
-            specs, self._settings.include, self._settings.exclude
-        )
-        for name, tensor in self._center.items():
-            self._working[name].copy_(tensor)
+        self._names = parameters.perturbed_names(specs, settings.include, settings.exclude)
+        self._restore(self._center.names)
+        self._moved = frozenset()
         found = self.digest()
         if found != center.digest:
             raise EngineError(
@@ -183,6 +157,7 @@ class TransformersEngine:
     def _load_model(self, folder: Path) -> None:
         dtype = checkpoint.DTYPES[self._settings.dtype]
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._ends = end_tokens(folder, self._tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=self._attention
         ).eval()
@@ -192,38 +167,32 @@ class TransformersEngine:
         state = dict(self._model.named_parameters(remove_duplicate=False))
         state |= dict(self._model.named_buffers(remove_duplicate=False))
         prefix = f"{self._model.base_model_prefix}."
-        stored = {name: name if name in state else prefix + name for name in self._center}
+        stored = {name: name if name in state else prefix + name for name in self._center.names}
         self._working = {name: state[own].data for name, own in stored.items() if own in state}
 
-    def _perturb(self, write: Any) -> None:
-        """Call write(out, base) over the perturbed tensors; on a GPU through one CPU tensor each."""
-        base = {name: self._center[name] for name in self._names}
-        if self._device.type == "cpu":
-            write({name: self._working[name] for name in self._names}, base)
-            return
-        for name, tensor in base.items():
-            out = torch.empty_like(tensor)
-            write({name: out}, {name: tensor})
-            self._working[name].copy_(out)
+    def _restore(self, names: Collection[str]) -> None:
+        for base in self._center.groups(names):
+            for name, tensor in base.items():
+                self._working[name].copy_(tensor)
 
-    def apply(self, direction: Direction) -> None:
-        threads = self._settings.threads
-        self._perturb(lambda out, base: weights.apply(out, base, direction, threads=threads))
+    def _set(self, change: Change, moved: Sequence[str]) -> None:
+        self._restore([name for name in self._names if name in self._moved - set(moved)])
+        self._moved = frozenset(moved)
+        for base in self._center.groups(moved):
+            self._center.write({name: self._working[name] for name in base}, base, change)
+
+    def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
+        moved = self._names if only is None else only
+        self._set(Change(direction), moved if direction.terms else ())
 
     def hold(self, direction: Direction) -> None:
-        self._held = self._held or {
-            name: torch.empty(self._center[name].shape, dtype=torch.float32) for name in self._names
-        }
-        weights.materialise(self._held, direction, threads=self._settings.threads)
+        self._center.hold(direction, self._names)
 
     def apply_step(self, step: float) -> None:
-        threads = self._settings.threads
-        self._perturb(
-            lambda out, base: weights.apply_step(out, base, self._held, step, threads=threads)
-        )
+        self._set(Change(step=step), self._names)
 
     def release(self) -> None:
-        self._held = {}
+        self._center.release()
 
     def generate(self, prompts: Sequence[Messages]) -> list[Generation]:
         assert self._model is not None, "generate before load"
@@ -233,11 +202,23 @@ class TransformersEngine:
             prompts,
             max_new_tokens=self._settings.max_new_tokens,
             batch_size=self._settings.batch_size,
+            ends=self._ends,
             template=self._settings.chat_template,
         )
 
+    @torch.inference_mode()
+    def next_token_logprobs(self, prompts: Sequence[Messages]) -> list[dict[int, float]]:
+        assert self._model is not None, "next_token_logprobs before load"
+        found = []
+        for ids in render(self._tokenizer, prompts, self._settings.chat_template):
+            logits_1TV = self._model(torch.tensor([ids], device=self._device)).logits
+            logprobs_V = torch.log_softmax(logits_1TV[0, -1].float(), dim=-1)
+            top = logprobs_V.topk(min(20, logprobs_V.numel()))
+            found.append(dict(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+        return found
+
     def digest(self) -> str:
-        working = {name: self._working[name] for name in self._center}
+        working = {name: self._working[name] for name in self._center.names}
         return checkpoint.tensors_digest(working, threads=self._settings.threads)
 
     def describe(self) -> str:

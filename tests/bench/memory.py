@@ -6,6 +6,7 @@ pristine + working + float32 direction. No text is generated: activations are no
 """
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -57,7 +58,7 @@ def main(folder, digest):
     before = status_bytes("VmRSS")
     engine = load_and_sweep(Path(folder), digest)
     peak = status_bytes("VmHWM") - before
-    elements = sum(tensor.numel() for tensor in engine._center.values())
+    elements = sum(math.prod(engine._center.shape(name)) for name in engine._center.names)
     print(json.dumps({"measured": peak, "nominal": elements * (2 + 2 + 4)}))
 
 

@@ -1,0 +1,92 @@
+"""What every engine must show before it scores: that weights take, and come back.
+
+A known direction is applied, first to one kind of tensor after the other, then to all. Each must
+change what the model says; the tensors' digest must be the one computed here from the folder
+alone; and the center's digest and answers must come back. See docs/method.md, "Engines".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from corp_ray import checkpoint, parameters
+from corp_ray.direction import Direction
+from corp_ray.engines import Engine, EngineSettings
+from corp_ray.errors import EngineError
+from corp_ray.records import Center
+from corp_ray.tasks import Messages
+
+KNOWN = Direction({5_230_498_001: 0.01})  # large enough to be seen, small enough to stay finite
+
+Answers = list[dict[int, float]]
+
+
+def unit(name: str) -> str:
+    """The repeated block that a tensor belongs to: its name up to the first number, or nothing."""
+    found = re.match(r".*?\.\d+\.", name)
+    return found.group() if found else ""
+
+
+def kinds(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Tensors by name without its numbers, each kind from the first block that has it."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        members = found.setdefault(re.sub(r"\.\d+(?=\.)", ".*", name), [])
+        if not members or unit(members[0]) == unit(name):
+            members.append(name)
+    return {kind: tuple(members) for kind, members in found.items()}
+
+
+def gap(a: Answers, b: Answers) -> float:
+    """Largest difference of log-probability; a token that one lacks counts at its lowest."""
+    widest = 0.0
+    for one, other in zip(a, b, strict=True):
+        low, lower = min(one.values()), min(other.values())
+        for token in one.keys() | other.keys():
+            difference = abs(one.get(token, low) - other.get(token, lower))
+            widest = max(widest, math.inf if math.isnan(difference) else difference)
+    return widest
+
+
+def self_check(
+    engine: Engine, center: Center, settings: EngineSettings, prompts: Sequence[Messages]
+) -> None:
+    """EngineError unless the loaded engine passes; it is left at the center."""
+    specs = parameters.read_specs(Path(center.path))
+    names = parameters.perturbed_names(specs, settings.include, settings.exclude)
+
+    def answers(direction: Direction, only: Sequence[str] | None = None) -> Answers:
+        engine.apply(direction, only)
+        return engine.next_token_logprobs(prompts)
+
+    base = answers(Direction())
+    tolerance = gap(base, answers(Direction()))  # 0 where the engine repeats itself to the bit
+    if not math.isfinite(tolerance):
+        raise EngineError(f"{center.path}: the model's log-probabilities are not numbers")
+    for kind, members in kinds(names).items():
+        if gap(base, answers(KNOWN, members)) <= tolerance:
+            raise EngineError(
+                f"self-check: {kind} was perturbed and no answer changed; the engine does not use "
+                "what it is given, or the model ignores these tensors (then: perturb.exclude)"
+            )
+    moved = answers(KNOWN)
+    expected = checkpoint.perturbed_digest(
+        Path(center.path), settings.dtype, names, KNOWN, threads=settings.threads
+    )
+    _compare("a known direction", engine.digest(), expected)
+    if gap(base, moved) <= tolerance:
+        raise EngineError("self-check: a known direction was applied and no answer changed")
+    if gap(base, answers(Direction())) > tolerance:
+        raise EngineError("self-check: the center was restored, but its answers did not come back")
+    _compare("the restored center", engine.digest(), center.digest)
+
+
+def _compare(what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise EngineError(
+            f"self-check: with {what} this engine holds weights {found[:12]}..., "
+            f"by the rule they are {expected[:12]}..."
+        )

@@ -1,0 +1,314 @@
+"""The vLLM engine, on GPUs or with vLLM's CPU build; tensor-parallel where the setting says so.
+
+The scheduler runs inside the actor's process, so the composition of batches depends on the prompts
+alone and no process outlives the actor. Weights are changed through the worker extension of
+vllm_worker.py. vLLM is imported when an engine is made, never by importing this module.
+
+CUDA graphs stay on (`enforce_eager` false) since the update is in place: `reload_weights` copies
+the processed tensors into the storage that the graphs were captured with. On a CPU the packed
+weights are new objects after each update, so there the model always runs eagerly. See
+docs/method.md, "Engines".
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from corp_ray import checkpoint, noise, parameters, weights
+from corp_ray.direction import Direction
+from corp_ray.engines import VLLM_INSTALL, EngineSettings
+from corp_ray.engines.prompts import answer, end_tokens, render
+from corp_ray.engines.self_check import KNOWN
+from corp_ray.errors import ConfigError, EngineError
+from corp_ray.pristine import choose_place
+from corp_ray.records import Center, Generation
+from corp_ray.tasks import Messages
+
+log = logging.getLogger(__name__)
+
+TESTED = ("0.32.0",)
+
+# Arguments of vllm.LLM that the engine sets itself.
+_OWN = {
+    "model",
+    "tokenizer",
+    "skip_tokenizer_init",
+    "dtype",
+    "quantization",
+    "tensor_parallel_size",
+    "seed",
+    "max_num_seqs",
+    "distributed_executor_backend",
+    "enable_prefix_caching",
+    "worker_extension_cls",
+    "worker_cls",
+    "generation_config",
+    "load_format",
+}
+_GPU_SHARE = 0.9  # of a GPU's memory, for all that the engine keeps there
+_CPU_CACHE_BYTES = 1 << 30  # key-value cache on a CPU, where vLLM would take most of the memory
+_HEADS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+
+
+def _import_vllm() -> Any:
+    """The package. Errors: ConfigError when it is missing or lacks what the engine needs."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler in this very process
+    for name, value in (
+        ("VLLM_LOGGING_LEVEL", "ERROR"),
+        ("VLLM_NO_USAGE_STATS", "1"),
+        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # else engines bind to the same cores
+    ):
+        os.environ.setdefault(name, value)
+    try:
+        import vllm
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    except ImportError as error:
+        raise ConfigError(f"engine.kind='vllm': {error}; {VLLM_INSTALL}") from error
+    if "weights_iterator" not in inspect.signature(GPUModelRunner.reload_weights).parameters:
+        raise ConfigError(
+            f"engine.kind='vllm': vLLM {vllm.__version__} cannot reload weights from an iterator, "
+            f"0.16 is the first that can; {VLLM_INSTALL}"
+        )
+    if _release(vllm.__version__) not in TESTED:
+        log.warning("vLLM %s: tested are %s", vllm.__version__, ", ".join(TESTED))
+    return vllm
+
+
+@contextmanager
+def _without_llvmlite() -> Iterator[None]:
+    """Take llvmlite's function table out of sys.modules for a while.
+
+    When its CPU build starts, vLLM 0.32 looks into every attribute of every module, and this one
+    (numba has loaded it by then) answers to any name, `__dict__` too, with a function.
+    """
+    name = "llvmlite.binding.ffi"
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
+
+
+def _release(version: str) -> str:
+    return version.split("+")[0]
+
+
+class VllmEngine:
+    """Engine protocol over `vllm.LLM`.
+
+    `options` are further arguments of `vllm.LLM` (gpu_memory_utilization, max_model_len, ...).
+    Memory: what vLLM takes, and in each rank the center and, during a sweep, a float32 direction,
+    where `engine.pristine` puts them.
+    """
+
+    def __init__(self, settings: EngineSettings):
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # for the ranks' processes
+        torch.set_num_threads(settings.threads)
+        transformers_logging.set_verbosity_error()
+        self._vllm = _import_vllm()
+        from vllm.platforms import current_platform
+
+        self._platform = current_platform.device_type
+        if settings.device not in ("auto", self._platform):
+            raise ConfigError(
+                f"engine.device={settings.device!r}: this vLLM runs on {self._platform!r}"
+            )
+        for name in settings.options:
+            if name in _OWN:
+                raise ConfigError(f"engine.options.{name}: the engine sets this itself")
+        if self._platform == "cpu" and settings.options.get("enforce_eager") is False:
+            raise ConfigError("engine.options.enforce_eager=False: on a CPU it is always true")
+        self._settings = settings
+        self._llm: Any = None
+
+    def load(self, center: Center) -> None:
+        folder, settings = Path(center.path), self._settings
+        specs = [spec for spec in parameters.read_specs(folder) if spec.is_float]
+        names = parameters.perturbed_names(specs, settings.include, settings.exclude)
+        elements = sum(spec.size for spec in specs)
+        first = self._llm is None
+        if first:
+            self._start(folder, elements)
+        found = set(
+            self._llm.collective_rpc(
+                "corp_load",
+                args=(
+                    str(folder),
+                    settings.dtype,
+                    settings.pristine,
+                    settings.threads,
+                    names,
+                    elements,
+                    settings.tensor_parallel,
+                ),
+            )
+        )
+        self._reset_cache()
+        if found != {center.digest}:
+            raise EngineError(
+                f"{folder}: this engine loaded weights {min(found)[:12]}..., the run works on "
+                f"{center.digest[:12]}..."
+            )
+        if first:
+            self._check_head(folder, names)
+
+    def _start(self, folder: Path, elements: int) -> None:
+        settings, vllm = self._settings, self._vllm
+        architectures = parameters.read_json(folder / "config.json").get("architectures") or ["?"]
+        if architectures[0] not in vllm.ModelRegistry.get_supported_archs():
+            raise ConfigError(
+                f"model.path={str(folder)!r}: vLLM {vllm.__version__} has no architecture "
+                f"{architectures[0]!r}; use engine.kind=transformers"
+            )
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._ends = end_tokens(folder, self._tokenizer)
+        arguments: dict[str, Any] = {
+            "enforce_eager": self._platform == "cpu",
+            "disable_log_stats": True,
+        }
+        if settings.prompt_tokens:
+            arguments["max_model_len"] = settings.prompt_tokens + settings.max_new_tokens
+        if self._platform == "cpu":
+            if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+                arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+            arguments["block_size"] = 32
+        else:
+            arguments["gpu_memory_utilization"] = self._gpu_share(elements)
+        try:
+            with _without_llvmlite():
+                self._llm = vllm.LLM(
+                    str(folder),
+                    dtype=settings.dtype,
+                    skip_tokenizer_init=True,
+                    seed=0,
+                    max_num_seqs=settings.batch_size,
+                    tensor_parallel_size=settings.tensor_parallel,
+                    distributed_executor_backend="mp" if settings.tensor_parallel > 1 else "uni",
+                    enable_prefix_caching=True,
+                    generation_config="vllm",
+                    worker_extension_cls="corp_ray.engines.vllm_worker.CorpWorker",
+                    **(arguments | settings.options),
+                )
+        except (TypeError, ValueError) as error:  # pydantic's errors are ValueErrors
+            reason = " ".join(str(error).split())
+            raise EngineError(f"vLLM {vllm.__version__} does not start: {reason}") from error
+
+    def _gpu_share(self, elements: int) -> float:
+        """`gpu_memory_utilization` that leaves room for a center kept on the GPU."""
+        settings, device = self._settings, torch.device("cuda", 0)
+        place = choose_place(
+            settings.pristine, elements, settings.dtype, device, settings.tensor_parallel
+        )
+        if place != "device":
+            return _GPU_SHARE
+        kept = elements * (checkpoint.DTYPES[settings.dtype].itemsize + 4)
+        return _GPU_SHARE - kept / torch.cuda.get_device_properties(device).total_memory
+
+    def _check_head(self, folder: Path, names: Sequence[str]) -> None:
+        """EngineError unless the output head moves as its tensor does.
+
+        A head that is tied to the embedding can be left behind unseen, since the answers change
+        with the embedding alone. The head may scale what it makes, so directions are compared.
+        """
+        specs = {spec.name: spec for spec in parameters.read_specs(folder)}
+        tied = [name for name in specs if name.endswith(_HEADS) and len(specs[name].shape) == 2]
+        head = "lm_head.weight" if "lm_head.weight" in specs else (tied or [""])[0]
+        if head not in names:
+            log.warning("self-check: no perturbed tensor found that could be the output head")
+            return
+        (center,) = checkpoint.read_tensors(folder, [specs[head]], self._settings.dtype).values()
+        moved = weights.apply_to_tensor(center, head, KNOWN)
+        width = center.shape[1]
+        hidden_BH = noise.gaussian(1, "corp_ray/head", 0, 4 * width).reshape(4, width)
+        expected_BV = hidden_BH @ (moved.float() - center.float()).numpy().T
+        before_BV = self._head(hidden_BH)
+        self.apply(KNOWN, [head])
+        change_BV = self._head(hidden_BH) - before_BV
+        self.apply(Direction())
+        if change_BV.shape != expected_BV.shape:
+            found = np.zeros(len(hidden_BH))
+        else:
+            cross_B = (change_BV * expected_BV).sum(1)
+            norms_B = np.linalg.norm(change_BV, axis=1) * np.linalg.norm(expected_BV, axis=1)
+            found = cross_B / np.maximum(norms_B, np.finfo(float).tiny)
+        if found.min() < 0.9:
+            raise EngineError(
+                f"self-check: {head} was perturbed and the output head did not follow "
+                f"(cosine {found.min():.3f}); answers would be those of another model"
+            )
+
+    def _head(self, hidden_BH: np.ndarray) -> np.ndarray:
+        gathered = self._llm.collective_rpc("corp_head", args=(hidden_BH.tolist(),))
+        return np.array(next(logits for logits in gathered if logits is not None))
+
+    def _reset_cache(self) -> None:
+        """Forget the keys and values that the old weights made."""
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("vLLM did not reset its prefix cache")
+
+    def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
+        names = None if only is None else tuple(only)
+        self._llm.collective_rpc("corp_apply", args=(direction.terms, names, None))
+        self._reset_cache()
+
+    def hold(self, direction: Direction) -> None:
+        self._llm.collective_rpc("corp_hold", args=(direction.terms,))
+
+    def apply_step(self, step: float) -> None:
+        self._llm.collective_rpc("corp_apply", args=((), None, step))
+        self._reset_cache()
+
+    def release(self) -> None:
+        self._llm.collective_rpc("corp_release")
+
+    def _run(self, prompts: Sequence[Messages], max_tokens: int, logprobs: int | None) -> list[Any]:
+        ids = render(self._tokenizer, prompts, self._settings.chat_template)
+        sampling = self._vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            stop_token_ids=self._ends,
+            ignore_eos=True,  # stop_token_ids name all the end tokens there are
+            detokenize=False,
+        )
+        rows = [{"prompt_token_ids": row} for row in ids]
+        return [o.outputs[0] for o in self._llm.generate(rows, sampling, use_tqdm=False)]
+
+    def generate(self, prompts: Sequence[Messages]) -> list[Generation]:
+        written = self._run(prompts, self._settings.max_new_tokens, None)
+        return [answer(self._tokenizer, list(w.token_ids), self._ends) for w in written]
+
+    def next_token_logprobs(self, prompts: Sequence[Messages]) -> list[dict[int, float]]:
+        return [
+            {token: entry.logprob for token, entry in written.logprobs[0].items()}
+            for written in self._run(prompts, 1, 20)
+        ]
+
+    def digest(self) -> str:
+        found = set(self._llm.collective_rpc("corp_digest"))
+        self._reset_cache()
+        if len(found) != 1:
+            raise EngineError("the tensor-parallel ranks of an engine hold different weights")
+        return found.pop()
+
+    def describe(self) -> str:
+        settings = self._settings
+        ranks = f"tp{settings.tensor_parallel}"
+        words = ["vllm", _release(self._vllm.__version__), settings.dtype, self._platform, ranks]
+        if settings.options:
+            words.append(json.dumps(settings.options, sort_keys=True))
+        return " ".join(words)
