@@ -6,6 +6,8 @@ Each engine is made in an actor of its own: vLLM holds process-wide state.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -26,10 +28,11 @@ from corp_ray.records import Center
 from tests import runs
 from tests.pico import pico_llama, pico_tokenizer
 
+SYSTEM = {"role": "system", "content": "Reply with a number, and nothing else."}
 PROMPTS = [
-    [{"role": "system", "content": "Reply with a number, and nothing else."}, {"role": "user", "content": text}]
+    [SYSTEM, {"role": "user", "content": text}]
     for text in ("1 + 1", "12 + 30 is what, please?", "7", "say 15", "1 + 2", "a longer one " * 3)
-]  # fmt: skip
+]
 DIRECTION = Direction({11: 0.05, 12: 0.02, 2**62: -0.03})
 
 
@@ -70,7 +73,8 @@ class Host:
         )
 
     def processes(self):
-        return [child.pid for child in psutil.Process().children(recursive=True)]
+        """This process, and those that it started."""
+        return os.getpid(), [child.pid for child in psutil.Process().children(recursive=True)]
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +137,11 @@ def test_two_ranks_hold_and_say_what_one_does_and_end_with_their_engine(cluster,
     host = Host.options(num_cpus=2).remote()
     assert_alike(ray.get(host.make.remote(settings(tensor_parallel=2), str(folder))), expected)
     assert expected[0][0] != expected[1][0]
-    ranks = [psutil.Process(pid) for pid in ray.get(host.processes.remote())]
+    assert expected[0][1] != expected[1][1]
+    own, started = ray.get(host.processes.remote())
+    ranks = [psutil.Process(pid) for pid in started]
     assert len([rank for rank in ranks if rank.is_running()]) >= 2
-    ray.kill(host)  # as hard as SIGKILL: nothing of the actor's own runs any more
+    os.kill(own, signal.SIGKILL)
     deadline = time.monotonic() + 60
     while any(rank.is_running() and rank.status() != "zombie" for rank in ranks):
         assert time.monotonic() < deadline, "a rank outlived its engine"
@@ -193,7 +199,7 @@ def job(folder, *overrides, ray_address):
             "model.dtype": "float32",
         },
     )
-    code, out, err = runs.run(config, *overrides, RAY_ADDRESS=ray_address)
+    code, _, err = runs.run(config, *overrides, RAY_ADDRESS=ray_address)
     assert "Traceback" not in err
     assert not (folder / "runs").exists(), "a run directory was made"
     return code, err.splitlines()[-1]
