@@ -9,6 +9,7 @@ noise.py are faster. See docs/method.md, "Noise version 1" and "Applying a direc
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 
@@ -32,42 +33,60 @@ def _halves(words: torch.Tensor, multiplier: int) -> tuple[torch.Tensor, torch.T
     return (product >> 32) & _LOW, product & _LOW
 
 
-def _philox(seed: int, words: tuple[int, int], first: int, blocks: int, device: torch.device):
-    """The four output words of `blocks` counters from `first` on: int64 (blocks, 4)."""
-    counter = torch.arange(first, first + blocks, dtype=torch.int64, device=device)
+def _philox(
+    seeds: Sequence[int], words: tuple[int, int], first: int, blocks: int, device: torch.device
+) -> torch.Tensor:
+    """The output words of `blocks` counters from `first` on, for each seed: int64 (S, blocks, 4)."""
+    keys_S1 = torch.tensor(seeds, dtype=torch.int64, device=device)[:, None]
+    counter = torch.arange(first, first + blocks, dtype=torch.int64, device=device)[None, :]
     c0, c1 = counter & _LOW, counter >> 32
     c2, c3 = torch.full_like(counter, words[0]), torch.full_like(counter, words[1])
-    k0, k1 = seed & _LOW, seed >> 32
+    k0, k1 = keys_S1 & _LOW, keys_S1 >> 32
     for _ in range(10):
         high0, low0 = _halves(c0, _M0)
         high1, low1 = _halves(c2, _M1)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return torch.stack((c0, c1, c2, c3), dim=1)
+    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)
+
+
+def _fields(
+    seeds: Sequence[int], name: str, start: int, stop: int, device: torch.device
+) -> torch.Tensor:
+    """Elements start..stop of the fields of all seeds: float32 (S, stop - start)."""
+    if not 0 <= start <= stop:
+        raise ValueError(f"range [{start}, {stop}) is not a range of elements")
+    first = start // 8
+    n0, n1 = (int(word) for word in noise.name_words(name))
+    words_SB4 = _philox(
+        [noise.check_seed(s) for s in seeds], (n0, n1), first, -(-stop // 8) - first, device
+    )
+    index_SE = torch.stack((words_SB4 & 0xFFFF, words_SB4 >> 16), dim=-1).view(len(seeds), -1)
+    return _table(device)[index_SE[:, start - 8 * first : stop - 8 * first]]
 
 
 def gaussian(seed: int, name: str, start: int, stop: int, device: torch.device) -> torch.Tensor:
     """`noise.gaussian` as a float32 tensor (stop - start,) on a device."""
-    if not 0 <= start <= stop:
-        raise ValueError(f"range [{start}, {stop}) is not a range of elements")
-    seed, first = noise.check_seed(seed), start // 8
-    n0, n1 = (int(word) for word in noise.name_words(name))
-    words_B4 = _philox(seed, (n0, n1), first, -(-stop // 8) - first, device)
-    index = torch.stack((words_B4 & 0xFFFF, words_B4 >> 16), dim=2).view(-1)
-    return _table(device)[index[start - 8 * first : stop - 8 * first]]
+    return _fields([seed], name, start, stop, device)[0]
 
 
 def accumulate(
-    seeds: list[int], amplitudes: list[float], name: str, start: int, out: torch.Tensor
+    seeds: Sequence[int], amplitudes: Sequence[float], name: str, start: int, out: torch.Tensor
 ) -> None:
     """out (count,) float32 = sum over seeds, in order, of fl32(amplitude x noise), from `start`.
 
-    Amplitudes must be float32 numbers; count at most CHUNK keeps the scratch memory as said there.
+    Amplitudes must be float32 numbers. As many seeds as CHUNK elements hold are made at once, which
+    saves small tensors most of their kernel launches; the sum still goes seed by seed.
     """
     out.zero_()
-    for seed, amplitude in zip(seeds, amplitudes, strict=True):
-        values = gaussian(seed, name, start, start + out.numel(), out.device)
-        out.add_(values.mul_(amplitude))
+    together = max(1, CHUNK // max(out.numel(), 1))
+    factors_S1 = torch.tensor(amplitudes, dtype=torch.float32, device=out.device)[:, None]
+    for low in range(0, len(seeds), together):
+        part = seeds[low : low + together]
+        values_SE = _fields(part, name, start, start + out.numel(), out.device)
+        values_SE.mul_(factors_S1[low : low + together])
+        for values_E in values_SE:
+            out.add_(values_E)
 
 
 def add(out: torch.Tensor, base: torch.Tensor, addend: torch.Tensor) -> None:
