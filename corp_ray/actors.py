@@ -8,6 +8,7 @@ process, never by the driver.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,12 +79,25 @@ def _grade(
     )
 
 
+class _Warnings(logging.Handler):
+    """Collects the warnings of an actor's process, which otherwise only its log file would show."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        logging.getLogger("corp_ray").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 class Scorer:
     """One engine with the support and validation splits; the class behind `ScorerActor`."""
 
     def __init__(self, engine: EngineSettings, settings: TaskSettings):
         from corp_ray.engines import make_engine
 
+        self._warnings = _Warnings()
         self._task = make_task(**settings.task)
         self._examples = settings.examples(self._task, ("support", "validation"))
         self._settings = engine
@@ -91,10 +105,10 @@ class Scorer:
         self._center: Center | None = None
         self._checked = False
 
-    def ready(self, center: Center) -> str:
-        """Load the center; what `Engine.describe` says."""
+    def ready(self, center: Center) -> tuple[str, list[str]]:
+        """Load the center; what `Engine.describe` says, and the warnings on the way."""
         self._use(center)
-        return self._engine.describe()
+        return self._engine.describe(), self._warnings.lines
 
     def score(self, work: Work) -> list[Evaluation]:
         """One evaluation per candidate. Candidates of a sweep share their terms and a held sum."""

@@ -122,8 +122,8 @@ class Pool:
 
     `start` makes an actor handle with the given Ray options; an engine of several ranks gets a
     placement group of its own, which keeps it on one node and goes with the pool. `warm` is called
-    on each new handle and returns the reference to wait for before it counts as started. Errors:
-    EngineError when actors cannot be started.
+    on each handle and returns the reference to wait for before it counts as started; `started` has
+    the results. Errors: EngineError when actors cannot be started.
     """
 
     def __init__(
@@ -145,9 +145,7 @@ class Pool:
                 for _ in range(plan.count)
             ]
         self._actors = [self._start(slot) for slot in range(plan.count)]
-        self.descriptions: list[str] = []
-        for reference in [warm(actor) for actor in self._actors]:
-            self.descriptions.append(self._first(reference))
+        self.started = [self._first(ref) for ref in [warm(actor) for actor in self._actors]]
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -159,7 +157,7 @@ class Pool:
         return self._begin(options)
 
     @staticmethod
-    def _first(reference: Any) -> str:
+    def _first(reference: Any) -> Any:
         while not ray.wait([reference], timeout=_PATIENCE_S)[0]:
             log.info("still waiting for an engine: the cluster is busy, or the model is large")
         try:

@@ -106,10 +106,13 @@ class Pristine:
         self._held_direction = direction
         if not self._kept:
             return
+        place = self._device if self._in_place else torch.device("cpu")
+        kept, self._held = self._held, {}
         for name in names:
-            place = self._device if self._in_place else torch.device("cpu")
-            if name not in self._held:
-                self._held[name] = torch.empty(self.shape(name), dtype=torch.float32, device=place)
+            found = kept.get(name)
+            if found is None:
+                found = torch.empty(self.shape(name), dtype=torch.float32, device=place)
+            self._held[name] = found
         if self._in_place or self._device.type == "cpu":
             held = {name: self._held[name] for name in names}
             weights.materialise(held, direction, threads=self.threads)

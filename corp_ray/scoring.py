@@ -55,7 +55,9 @@ class Scoring:
             in_flight=ray_config.in_flight,
             attempts=ray_config.attempts,
         )
-        kinds = sorted(set(self._pool.descriptions))
+        for line in dict.fromkeys(line for _, lines in self._pool.started for line in lines):
+            display.note(line)
+        kinds = sorted({description for description, _ in self._pool.started})
         if len(kinds) != 1:
             raise EngineError(f"engines differ: {', '.join(kinds)}")
         display.note(f"ready: {kinds[0]}")

@@ -1,6 +1,7 @@
 """Input that cannot run: the job ends before Ray starts, with exit code 2 and one line that names
 field and value, and leaves the disk as it was."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -44,6 +45,11 @@ CASES = {
         ["run.directory={}/task.jsonl/runs"],
         ["run.directory='{}/task.jsonl/runs'", "Not a directory"],
     ),
+    "no engine": Case(["engine.kind=vlm"], ["engine.kind='vlm'", "transformers, vllm or module"]),
+    "no ranks": Case(
+        ["engine.tensor_parallel=2"], ["engine.tensor_parallel=2", "1, or engine.kind=vllm"]
+    ),
+    "nowhere": Case(["engine.pristine=cloud"], ["engine.pristine='cloud'", "device, host, disk"]),
     "no Ray": Case(["run.directory={}/without_ray"], ["RAY_ADDRESS='127.0.0.1:1'"]),
 }
 
@@ -127,3 +133,21 @@ def test_bad_input_leaves_no_run_directory_and_changes_none(workspace, ended):
 
 def test_a_ray_that_nobody_runs_leaves_no_run_directory(workspace, ended):
     assert not (workspace / "without_ray").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_a_missing_vllm_is_named_with_what_to_install(workspace):
+    before = snapshot(workspace)
+    command = [sys.executable, "-m", "jobs.posttrain", "--config", f"{workspace}/conf.yaml"]
+    done = subprocess.run(
+        [*command, "engine.kind=vllm"],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: engine.kind='vllm': no module 'vllm'")
+    assert "install 'corp-ray[vllm]'" in done.stderr
+    assert snapshot(workspace) == before

@@ -159,6 +159,22 @@ class SaysNaN(TransformersEngine):
         return [dict.fromkeys(one, math.nan) for one in super().next_token_logprobs(prompts)]
 
 
+class SaysNaNWhenPerturbed(TransformersEngine):
+    def next_token_logprobs(self, prompts):
+        found = super().next_token_logprobs(prompts)
+        return [dict.fromkeys(one, math.nan) for one in found] if self._moved else found
+
+
+class AnswersOnePromptOnly(TransformersEngine):
+    def next_token_logprobs(self, prompts):
+        return super().next_token_logprobs(prompts)[:1]
+
+
+class HasNothingToSay(TransformersEngine):
+    def next_token_logprobs(self, prompts):
+        return [{} for _ in prompts]
+
+
 def jittering(kind, seed):
     """The class, its answers differing a little from call to call, as on a busy GPU."""
 
@@ -200,7 +216,10 @@ LIARS = [
     (AnswersARestoredCenterFromTheLastDirection, "restored, but its answers did not come back"),
     (AnswersFromAStaleCache, FIRST),
     (AnswersAFullDirectionFromTheCenter, "a known direction was applied and no answer changed"),
-    (SaysNaN, "log-probabilities are not numbers"),
+    (SaysNaN, "log-probabilities that are not finite numbers"),
+    (SaysNaNWhenPerturbed, "log-probabilities that are not finite numbers"),
+    (AnswersOnePromptOnly, "1 answers to 2 prompts"),
+    (HasNothingToSay, "0 answers to 2 prompts"),
 ]
 
 
@@ -262,7 +281,6 @@ def test_the_gap_is_the_largest_difference_with_absent_tokens_at_the_lowest():
     assert gap([{1: -1.0}, {1: -2.0}], [{1: -1.25}, {1: -1.0}]) == 1.0
     assert gap([{1: -1.0, 2: -4.0}], [{1: -1.0, 3: -4.5}]) == 0.5
     assert gap([{1: -1.0, 2: -4.0}], [{1: -1.0, 3: -1.5}]) == 2.5
-    assert gap([{1: math.nan}], [{1: -1.0}]) == gap([{1: -1.0}], [{1: math.nan}]) == math.inf
     assert gap([], []) == 0.0
     with pytest.raises(ValueError, match="zip"):
         gap([{1: 0.0}], [])

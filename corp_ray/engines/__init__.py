@@ -55,7 +55,7 @@ class Engine(Protocol):
     def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
         """Working weights = center + direction by the exact rule; the empty one restores.
 
-        `only`: these tensors alone move, all others are the center's.
+        `only`: of the perturbed tensors these alone move, all others are the center's.
         """
 
     def hold(self, direction: Direction) -> None:

@@ -19,6 +19,8 @@ from corp_ray.errors import EngineError
 from corp_ray.records import Center
 from corp_ray.tasks import Messages
 
+_MARGIN = 4  # times what an engine that is asked twice differs by
+
 KNOWN = Direction({5_230_498_001: 0.01})  # large enough to be seen, small enough to stay finite
 
 Answers = list[dict[int, float]]
@@ -46,8 +48,7 @@ def gap(a: Answers, b: Answers) -> float:
     for one, other in zip(a, b, strict=True):
         low, lower = min(one.values()), min(other.values())
         for token in one.keys() | other.keys():
-            difference = abs(one.get(token, low) - other.get(token, lower))
-            widest = max(widest, math.inf if math.isnan(difference) else difference)
+            widest = max(widest, abs(one.get(token, low) - other.get(token, lower)))
     return widest
 
 
@@ -60,12 +61,17 @@ def self_check(
 
     def answers(direction: Direction, only: Sequence[str] | None = None) -> Answers:
         engine.apply(direction, only)
-        return engine.next_token_logprobs(prompts)
+        found = engine.next_token_logprobs(prompts)
+        answered = sum(1 for one in found if one)
+        if answered != len(prompts):
+            raise EngineError(f"self-check: {answered} answers to {len(prompts)} prompts")
+        if not all(math.isfinite(value) for answer in found for value in answer.values()):
+            raise EngineError("self-check: log-probabilities that are not finite numbers")
+        return found
 
     base = answers(Direction())
-    tolerance = gap(base, answers(Direction()))  # 0 where the engine repeats itself to the bit
-    if not math.isfinite(tolerance):
-        raise EngineError(f"{center.path}: the model's log-probabilities are not numbers")
+    # 0 where the engine repeats itself to the bit.
+    tolerance = _MARGIN * gap(base, answers(Direction()))
     for kind, members in kinds(names).items():
         if gap(base, answers(KNOWN, members)) <= tolerance:
             raise EngineError(

@@ -182,7 +182,8 @@ class TransformersEngine:
             self._center.write({name: self._working[name] for name in base}, base, change)
 
     def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
-        moved = self._names if only is None else only
+        wanted = set(self._names if only is None else only)
+        moved = [name for name in self._names if name in wanted]
         self._set(Change(direction), moved if direction.terms else ())
 
     def hold(self, direction: Direction) -> None:

@@ -78,7 +78,7 @@ class CorpWorker:
     def corp_apply(self, terms: Terms, only: tuple[str, ...] | None, step: float | None) -> None:
         """Load center + direction, or center + step of the held direction."""
         change = Change(Direction(terms), step)
-        moved = frozenset(self.corp.names if only is None else only)
+        moved = frozenset(self.corp.names if only is None else only) & set(self.corp.names)
         if step is None and not terms:
             moved = frozenset()
         # A fused module needs all its parts, and a block has no module in common with another.

@@ -165,7 +165,7 @@ def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(cluster):
     @ray.remote
     class Idle:
         def ready(self):
-            return "idle"
+            return "idle", []
 
     pool = Pool(
         lambda options: Idle.options(**options).remote(),
