@@ -12,13 +12,10 @@ docs/method.md, "Engines".
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +26,16 @@ from transformers.utils import logging as transformers_logging
 
 from corp_ray import checkpoint, noise, parameters, weights
 from corp_ray.direction import Direction
-from corp_ray.engines import VLLM_INSTALL, EngineSettings
+from corp_ray.engines import EngineSettings
 from corp_ray.engines.prompts import answer, end_tokens, render
 from corp_ray.engines.self_check import KNOWN
+from corp_ray.engines.vllm_package import import_vllm, release, without_llvmlite
 from corp_ray.errors import ConfigError, EngineError
 from corp_ray.pristine import choose_place
 from corp_ray.records import Center, Generation
 from corp_ray.tasks import Messages
 
 log = logging.getLogger(__name__)
-
-TESTED = ("0.32.0",)
 
 # Arguments of vllm.LLM that the engine sets itself.
 _OWN = {
@@ -57,54 +53,11 @@ _OWN = {
     "worker_cls",
     "generation_config",
     "load_format",
+    "cpu_offload_gb",
 }
 _GPU_SHARE = 0.9  # of a GPU's memory, for all that the engine keeps there
 _CPU_CACHE_BYTES = 1 << 30  # key-value cache on a CPU, where vLLM would take most of the memory
 _HEADS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-
-
-def _import_vllm() -> Any:
-    """The package. Errors: ConfigError when it is missing or lacks what the engine needs."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler in this very process
-    for name, value in (
-        ("VLLM_LOGGING_LEVEL", "ERROR"),
-        ("VLLM_NO_USAGE_STATS", "1"),
-        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # else engines bind to the same cores
-    ):
-        os.environ.setdefault(name, value)
-    try:
-        import vllm
-        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-    except ImportError as error:
-        raise ConfigError(f"engine.kind='vllm': {error}; {VLLM_INSTALL}") from error
-    if "weights_iterator" not in inspect.signature(GPUModelRunner.reload_weights).parameters:
-        raise ConfigError(
-            f"engine.kind='vllm': vLLM {vllm.__version__} cannot reload weights from an iterator, "
-            f"0.16 is the first that can; {VLLM_INSTALL}"
-        )
-    if _release(vllm.__version__) not in TESTED:
-        log.warning("vLLM %s: tested are %s", vllm.__version__, ", ".join(TESTED))
-    return vllm
-
-
-@contextmanager
-def _without_llvmlite() -> Iterator[None]:
-    """Take llvmlite's function table out of sys.modules for a while.
-
-    When its CPU build starts, vLLM 0.32 looks into every attribute of every module, and this one
-    (numba has loaded it by then) answers to any name, `__dict__` too, with a function.
-    """
-    name = "llvmlite.binding.ffi"
-    module = sys.modules.pop(name, None)
-    try:
-        yield
-    finally:
-        if module is not None:
-            sys.modules[name] = module
-
-
-def _release(version: str) -> str:
-    return version.split("+")[0]
 
 
 class VllmEngine:
@@ -119,7 +72,7 @@ class VllmEngine:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # for the ranks' processes
         torch.set_num_threads(settings.threads)
         transformers_logging.set_verbosity_error()
-        self._vllm = _import_vllm()
+        self._vllm = import_vllm()
         from vllm.platforms import current_platform
 
         self._platform = current_platform.device_type
@@ -192,7 +145,7 @@ class VllmEngine:
         else:
             arguments["gpu_memory_utilization"] = self._gpu_share(elements)
         try:
-            with _without_llvmlite():
+            with without_llvmlite():
                 self._llm = vllm.LLM(
                     str(folder),
                     dtype=settings.dtype,
@@ -316,7 +269,7 @@ class VllmEngine:
     def describe(self) -> str:
         settings = self._settings
         ranks = f"tp{settings.tensor_parallel}"
-        words = ["vllm", _release(self._vllm.__version__), settings.dtype, self._platform, ranks]
+        words = ["vllm", release(self._vllm.__version__), settings.dtype, self._platform, ranks]
         if settings.options:
             words.append(json.dumps(settings.options, sort_keys=True))
         return " ".join(words)
