@@ -103,8 +103,14 @@ def _texts(config: Config) -> Iterator[Problem]:
     required = {"reasoning_gym": "dataset", "rows": "path"}.get(config.task.kind)
     if required and not getattr(config.task, required):
         yield f"task.{required}", "", f"needed by task.kind={config.task.kind}"
-    if config.engine.kind not in ("transformers", "vllm") and ":" not in config.engine.kind:
-        yield "engine.kind", config.engine.kind, "transformers, vllm or module:Class"
+    for name in ("engine.kind", "engine.judge"):
+        kind = _value(config, name)
+        if (
+            kind not in ("transformers", "vllm")
+            and ":" not in kind
+            and (kind or name != "engine.judge")
+        ):
+            yield name, kind, "transformers, vllm or module:Class"
     if config.engine.tensor_parallel > 1 and config.engine.kind == "transformers":
         yield "engine.tensor_parallel", config.engine.tensor_parallel, "1, or engine.kind=vllm"
     for name in _PATTERNS:

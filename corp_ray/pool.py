@@ -72,14 +72,26 @@ class EnginePlan:
     gpus: float
     ranks: int = 1  # processes that share one engine's model
 
+    def judge(self) -> EnginePlan:
+        """One engine beside these, of one rank."""
+        return EnginePlan(1, self.cpus // self.ranks, self.gpus / self.ranks)
+
     def resources(self) -> dict[str, float]:
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def plan_engines(
-    *, engines: int, gpus_per_engine: float, threads: int, device: str, ranks: int = 1
+    *,
+    engines: int,
+    gpus_per_engine: float,
+    threads: int,
+    device: str,
+    ranks: int = 1,
+    judge: bool = False,
 ) -> EnginePlan:
     """What the connected cluster holds; an engine of several ranks takes its threads for each.
+
+    With `judge` the place of one engine is left free for another kind.
 
     Errors: ConfigError when an engine fits on no node.
     """
@@ -112,6 +124,10 @@ def plan_engines(
         raise ConfigError(
             f"{needs}, ray.gpus_per_engine={gpus_per_engine:g}: no node has both for one engine"
         )
+    if judge:
+        fits -= 1
+        if fits == 0:
+            raise ConfigError("engine.judge: the cluster holds one engine only; it needs two")
     if engines > fits:
         raise ConfigError(f"ray.engines={engines}: the cluster holds at most {fits}")
     return EnginePlan(engines or fits, cpus, gpus_per_engine, ranks)

@@ -43,6 +43,7 @@ def _opened(
             threads=config.engine.threads,
             device=config.engine.device,
             ranks=config.engine.tensor_parallel,
+            judge=prepared.judge is not None,
         )
         run = Run(prepared, directory, display, engines)
         try:

@@ -64,8 +64,10 @@ class Prepared:
             "split": self.task.digests,
         }
 
-    def table_identity(self, engine: str) -> Identity:
-        return Identity(self.task.digests, self.decoding_digest, self.task.version, engine)
+    def table_identity(self, engine: str, judge: str = "") -> Identity:
+        return Identity(
+            self.task.digests, self.decoding_digest, self.task.version, engine, judge=judge
+        )
 
     @property
     def engine(self) -> EngineSettings:
@@ -87,9 +89,18 @@ class Prepared:
         )
 
     @property
+    def judge(self) -> EngineSettings | None:
+        """The engine that answers gate and test, where the configuration names another kind."""
+        kind = self.config.engine.judge
+        if not kind or kind == self.config.engine.kind:
+            return None
+        return replace(self.engine, kind=kind, options={}, tensor_parallel=1)
+
+    @property
     def has_tokenizer(self) -> bool:
         """Whether prompts become token ids in the way of our own engines."""
-        return ":" not in self.config.engine.kind
+        kinds = (self.config.engine.kind, self.config.engine.judge)
+        return any(kind and ":" not in kind for kind in kinds)
 
     @property
     def task_name(self) -> str:
@@ -114,7 +125,8 @@ def prepare(config: Config) -> Prepared:
     folder = parameters.resolve(config.model.path)
     specs = parameters.read_specs(folder)
     perturbed = parameters.perturbed_names(specs, config.perturb.include, config.perturb.exclude)
-    _check_engine(folder, config)
+    for kind in filter(None, (config.engine.kind, config.engine.judge)):
+        _check_engine(folder, config, kind)
     chosen = set(perturbed)
     return Prepared(
         config=config,
@@ -154,20 +166,20 @@ def with_prompt_tokens(prepared: Prepared, longest: int) -> Prepared:
     return replace(prepared, prompt_tokens=longest)
 
 
-def _check_engine(folder: Path, config: Config) -> None:
+def _check_engine(folder: Path, config: Config, kind: str) -> None:
     """ConfigError for an engine class whose module is not there, or a folder without tokenizer."""
-    module, _, name = config.engine.kind.partition(":")
+    module, _, name = kind.partition(":")
     if name:
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, ValueError):
             found = None
         if found is None:
-            raise ConfigError(f"engine.kind={config.engine.kind!r}: no module {module!r}")
+            raise ConfigError(f"engine.kind={kind!r}: no module {module!r}")
         return
     # On a cluster the engines' nodes may have what the driver's lacks; they say so themselves.
     local = "RAY_ADDRESS" not in os.environ
-    if config.engine.kind == "vllm" and local and importlib.util.find_spec("vllm") is None:
+    if kind == "vllm" and local and importlib.util.find_spec("vllm") is None:
         raise ConfigError(f"engine.kind='vllm': no module 'vllm'; {VLLM_INSTALL}")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise ConfigError(f"model.path={config.model.path!r}: no tokenizer files in the folder")

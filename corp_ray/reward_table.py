@@ -24,6 +24,7 @@ from corp_ray.records import OUTCOMES, VERIFIER_ERROR, Candidate, Evaluation
 
 log = logging.getLogger(__name__)
 
+HELD_OUT = ("gate", "test")
 COMPACT_FROM = 64  # parts from which opening a table merges them into one
 _VERSION = b"corp_ray reward table 1"
 
@@ -63,6 +64,10 @@ class Identity:
     task_version: str
     engine: str
     noise_version: int = NOISE_VERSION
+    judge: str = ""  # the engine of gate and test rows where that is another
+
+    def engine_on(self, split: str) -> str:
+        return self.judge or self.engine if split in HELD_OUT else self.engine
 
 
 Key = tuple[str, str, str]  # center digest, split, direction digest
@@ -127,10 +132,9 @@ class RewardTable:
         )
 
     def _record(self, e: Evaluation) -> dict:
-        if e.engine != self._identity.engine:
-            raise RewardTableError(
-                f"engine: {e.engine!r}, this run scores with {self._identity.engine!r}"
-            )
+        wanted = self._identity.engine_on(e.split)
+        if e.engine != wanted:
+            raise RewardTableError(f"engine: {e.engine!r}, this run has {wanted!r} on {e.split}")
         return {
             "round": e.candidate.round,
             "candidate_id": e.candidate.id,
@@ -182,7 +186,7 @@ class RewardTable:
 
     def _check(self, part: Path, record: Mapping) -> None:
         expected = {
-            "engine": self._identity.engine,
+            "engine": self._identity.engine_on(record["split"]),
             "split_digest": self._identity.split_digests.get(record["split"]),
             "decoding_digest": self._identity.decoding_digest,
             "task_version": self._identity.task_version,

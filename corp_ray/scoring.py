@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from corp_ray.actors import GateActor, ScorerActor
+from corp_ray.engines import EngineSettings
 from corp_ray.errors import EngineError, TaskError
 from corp_ray.pool import EnginePlan, Pool, Supervised
 from corp_ray.preparation import Prepared
@@ -46,26 +47,37 @@ class Scoring:
         """Start the engines; only when they are ready is the run directory opened."""
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
         self._directory, self._display = directory, display
-        settings, ray_config = prepared.engine, prepared.config.ray
-        display.note(f"starting {engines.count} engine{'s' * (engines.count != 1)}")
-        self._pool = Pool(
+        self._pool, engine = self._start(prepared, prepared.engine, engines, base)
+        self._judges, judge = self._pool, ""
+        if prepared.judge is not None:
+            self._judges, judge = self._start(prepared, prepared.judge, engines.judge(), base)
+        directory.open(prepared.identity)
+        self._table = RewardTable(directory.rewards, prepared.table_identity(engine, judge))
+
+    def _start(
+        self, prepared: Prepared, settings: EngineSettings, plan: EnginePlan, base: Center
+    ) -> tuple[Pool, str]:
+        """Engines that are ready, and what they say they are. Errors: EngineError."""
+        self._display.note(f"starting {plan.count} engine{'s' * (plan.count != 1)}")
+        pool = Pool(
             lambda options: ScorerActor.options(**options).remote(settings, prepared.task),
-            engines,
+            plan,
             warm=lambda actor: actor.ready.remote(base),
-            in_flight=ray_config.in_flight,
-            attempts=ray_config.attempts,
+            in_flight=prepared.config.ray.in_flight,
+            attempts=prepared.config.ray.attempts,
         )
-        for line in dict.fromkeys(line for _, lines in self._pool.started for line in lines):
-            display.note(line)
-        kinds = sorted({description for description, _ in self._pool.started})
+        for line in dict.fromkeys(line for _, lines in pool.started for line in lines):
+            self._display.note(line)
+        kinds = sorted({description for description, _ in pool.started})
         if len(kinds) != 1:
             raise EngineError(f"engines differ: {', '.join(kinds)}")
-        display.note(f"ready: {kinds[0]}")
-        directory.open(prepared.identity)
-        self._table = RewardTable(directory.rewards, prepared.table_identity(kinds[0]))
+        self._display.note(f"ready: {kinds[0]}")
+        return pool, kinds[0]
 
     def close(self) -> None:
         self._pool.close()
+        if self._judges is not self._pool:
+            self._judges.close()
 
     @contextmanager
     def _phase(self, name: str, total: int, done: int) -> Iterator[None]:
@@ -80,7 +92,7 @@ class Scoring:
                     "phase": name,
                     "seconds": time.time() - begin,
                     "rows": len(self._table) - rows,
-                    "restarts": self._pool.restarts,
+                    "restarts": sum(pool.restarts for pool in {self._pool, self._judges}),
                     "time": time.time(),
                 }
             )
@@ -114,13 +126,13 @@ class Scoring:
         missing = self.unjudged(split, work)
         if missing:
             gate = Supervised(
-                lambda: GateActor.options(num_cpus=0, max_concurrency=len(self._pool)).remote(
+                lambda: GateActor.options(num_cpus=0, max_concurrency=len(self._judges)).remote(
                     split, self._task
                 )
             )
             try:
                 with self._phase(phase, len(work), len(work) - len(missing)):
-                    for evaluation in self._pool.leased(gate, missing):
+                    for evaluation in self._judges.leased(gate, missing):
                         self._record([evaluation])
             finally:
                 gate.close()
@@ -133,7 +145,7 @@ class Scoring:
 
     def check_weights(self, center: Center, candidate: Candidate, digest: str) -> None:
         """EngineError unless an engine's center + candidate has exactly the tensors of `digest`."""
-        found = self._pool.digest(center, candidate)
+        found = self._judges.digest(center, candidate)
         if found != digest:
             raise EngineError(
                 f"{candidate.id}: an engine holds weights {found[:12]}..., "

@@ -100,6 +100,7 @@ class EngineConfig:
     kind: str = "transformers"  # transformers, vllm, or module:Class with the Engine protocol
     device: str = "auto"  # auto, cpu or cuda
     threads: int = 1  # CPU threads of one engine (of each of its tensor-parallel ranks)
+    judge: str = ""  # kind of the engine that answers gate and test; empty: the scoring engines
     tensor_parallel: int = 1  # vllm: GPUs (processes on a CPU) that share one engine's model
     pristine: str = "auto"  # where the center's weights are kept: auto, device, host or disk
     options: dict[str, Any] = field(default_factory=dict)  # passed to the engine as they are

@@ -30,7 +30,8 @@ HIDDEN_SEED = 20_240_229
 class FakeEngine:
     """Engine protocol. Options: delay_s per answer round, gain (logits per unit of projection),
     offset (the base's logit), die_once (a file whose removal ends the process), wrong_digest
-    (report other weights than a direction gives, the self-check's excepted)."""
+    (report other weights than a direction gives, the self-check's excepted), deaf (directions
+    change nothing)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -40,11 +41,13 @@ class FakeEngine:
             "offset": -1.0,
             "die_once": "",
             "wrong_digest": False,
+            "deaf": False,
         }
         options |= settings.options
         self._delay_s, self._gain = float(options["delay_s"]), float(options["gain"])
         self._offset, self._die_once = float(options["offset"]), str(options["die_once"])
         self._wrong_digest, self._moved = bool(options["wrong_digest"]), False
+        self._deaf = bool(options["deaf"])
         self._center: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
 
@@ -58,7 +61,7 @@ class FakeEngine:
     def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
         self._moved = bool(direction.terms) and direction != KNOWN
         weights.apply(self._working, self._center, Direction())
-        names = self._center if only is None else only
+        names = () if self._deaf else self._center if only is None else only
         weights.apply(self._working, {n: self._center[n] for n in names}, direction)
 
     def hold(self, direction: Direction) -> None:
@@ -104,3 +107,10 @@ class FakeEngine:
 
     def describe(self) -> str:
         return f"fake {self._settings.dtype}"
+
+
+class FakeJudge(FakeEngine):
+    """The same model behind another name."""
+
+    def describe(self) -> str:
+        return f"judge {self._settings.dtype}"

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
 import pytest
 
 from tests import runs
+
+
+def commit_digests(run_directory):
+    """Digest of each committed recipe's weights file."""
+    return {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in runs.commit_files(run_directory).items()
+        if name.endswith(".safetensors")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +173,38 @@ def test_a_run_without_signal_ships_the_base_and_says_so(tmp_path, ray_address):
     assert code == 0, err
     assert "the gate accepted nothing: the base model stands" in out
     assert not runs.commit_files(tmp_path / "runs/run")
+
+
+def test_another_engine_judges_only_where_rows_say_so(finished, tmp_path, ray_address):
+    config = runs.workspace(tmp_path, **{"engine.judge": "tests.fake_engine:FakeJudge"})
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    rows = runs.rows(tmp_path / "runs/run")
+    assert {(row["split"], row["engine"]) for row in rows} == {
+        ("support", "fake bfloat16"),
+        ("validation", "fake bfloat16"),
+        ("gate", "judge bfloat16"),
+        ("test", "judge bfloat16"),
+    }
+    assert commit_digests(tmp_path / "runs/run") == commit_digests(finished[0] / "runs/run")
+    code, _, err = runs.run(config, "engine.judge=vllm", RAY_ADDRESS=ray_address)
+    assert code == 2
+    assert "engine.judge='tests.fake_engine:FakeJudge', now 'vllm'" in err.splitlines()[-1]
+
+
+def test_a_judge_needs_a_place_of_its_own(tmp_path, ray_address):
+    config = runs.workspace(
+        tmp_path, **{"engine.judge": "tests.fake_engine:FakeJudge", "engine.threads": 4}
+    )
+    code, _, err = runs.run(config, "ray.engines=0", RAY_ADDRESS=ray_address)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: engine.judge: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_self_check_leaves_no_run_directory(tmp_path, ray_address):
+    config = runs.workspace(tmp_path, **{"engine.options.deaf": True})
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: self-check: model.layers")
+    assert not (tmp_path / "runs").exists()

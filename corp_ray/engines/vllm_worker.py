@@ -116,6 +116,7 @@ class CorpWorker:
     ) -> str:
         total = checkpoint.Digest()
         tensors = self._corp_tensors(names, change, moved, total if digest else None)
+        self.corp.moved = frozenset(self.corp.names)  # an error on the way may leave any of them
         with torch.inference_mode(False), torch.no_grad():
             self.reload_weights(weights_iterator=tensors)
             refresh_tied(self.model_runner.get_model())

@@ -101,6 +101,20 @@ def test_rows_of_another_engine_are_refused(undisturbed, config, ray_address):
     assert rewards(undisturbed[0]) == before
 
 
+def test_transformers_may_judge_what_vllm_scored(config, ray_address):
+    command = (config, "run.id=mixed", "engine.judge=transformers", "recentering.rounds=0")
+    code, _, err = runs.run(*command, RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    found = {(row["split"], row["engine"]) for row in runs.rows(config.parent / "runs/mixed")}
+    scoring, judging = "vllm 0.32.0 float32 cpu tp1", "transformers float32 cpu eager"
+    assert found == {
+        ("support", scoring),
+        ("validation", scoring),
+        ("gate", judging),
+        ("test", judging),
+    }
+
+
 def test_smollm2_goes_through_and_is_taken_up_without_scoring_again(tmp_path, ray_address):
     command = (
         runs.ROOT / "conf/demo.yaml",
