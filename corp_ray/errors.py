@@ -33,6 +33,10 @@ class RewardTableError(CorpError):
     exit_code = 2
 
 
+class LeaseError(CorpError):
+    """Another driver has taken over this run's directory; what is on disk stays valid."""
+
+
 class CheckpointError(CorpError):
     """A model folder or recipe is missing, incomplete or not what it claims to be."""
 

@@ -29,6 +29,7 @@ def _opened(
     directory = RunDirectory(config)
     directory.check_config()
     directory.check_writable()
+    directory.lease.check_free()
     prepared = prepare(config)
     display.note(
         f"{config.run.id}: {prepared.folder.name}, {prepared.parameters:,} parameters perturbed, "
@@ -51,6 +52,7 @@ def _opened(
         finally:
             run.close()
     finally:
+        directory.lease.release()
         pool.disconnect()
 
 

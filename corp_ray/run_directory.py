@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from corp_ray import config as configuration
 from corp_ray.errors import ConfigError, RewardTableError
 from corp_ray.files import append_line, write_json, write_text
+from corp_ray.lease import Lease
 from corp_ray.parameters import read_json
 from corp_ray.settings import Config
 
@@ -58,6 +59,7 @@ class RunDirectory:
         self.commits = self.root / "commits"
         self.report = self.root / "report"
         self._superseded = self.root / "superseded"
+        self.lease = Lease(self.root / "lease.json")
 
     def check_config(self) -> None:
         """ConfigError when the run id belongs to another configuration; writes nothing."""
@@ -158,6 +160,7 @@ class RunDirectory:
         return sum(1 for path in earlier if path.exists() and read_json(path)["verdict"])
 
     def write_round(self, number: int, content: Mapping[str, Any]) -> None:
+        self.lease.check()
         write_json(self.rounds / f"{number}.json", content)
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:

@@ -44,13 +44,14 @@ class Scoring:
         base: Center,
         engines: EnginePlan,
     ):
-        """Start the engines; only when they are ready is the run directory opened."""
+        """Start the engines; only when they are ready is the run directory taken and opened."""
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
         self._directory, self._display = directory, display
         self._pool, engine = self._start(prepared, prepared.engine, engines, base)
         self._judges, judge = self._pool, ""
         if prepared.judge is not None:
             self._judges, judge = self._start(prepared, prepared.judge, engines.judge(), base)
+        directory.lease.acquire()
         directory.open(prepared.identity)
         self._table = RewardTable(directory.rewards, prepared.table_identity(engine, judge))
 
@@ -154,6 +155,7 @@ class Scoring:
 
     def _record(self, evaluations: Sequence[Evaluation]) -> None:
         """Append what was graded; one whose verifier failed too often never becomes a row."""
+        self._directory.lease.check()
         limit = self._max_error_share
         good = [e for e in evaluations if error_share(e) <= limit]
         for evaluation in self._table.append(good):

@@ -228,6 +228,7 @@ class Run:
         if not final.exists() and not staged.exists():
             digest = self._stage(center, recipe, decision.best, number)
             self.scoring.check_weights(center, decision.best.exact, digest)
+        self.directory.lease.check()
         self.reducer.call("commit", str(staged), str(final), extended)
         new: Center = self.reducer.call("center", str(final), self.prepared.engine.dtype)
         commit = Commit(len(extended.steps), number, str(final), new.digest, direction.terms)

@@ -1,0 +1,145 @@
+"""A lease on a run directory: one living driver at a time.
+
+The holder rewrites a small file every few seconds with a counter one higher. Whoever wants the
+directory watches the counter with its own clock: while it moves the holder lives, so nothing
+depends on two machines' clocks agreeing. See docs/method.md, "Lease".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from corp_ray.errors import ConfigError, LeaseError
+from corp_ray.files import disk_errors, write_json
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 3.0
+STALE_S = 15.0  # without a beat for so long, a holder on another machine counts as gone
+
+
+def _machine() -> str:
+    """Where a process number means the same process: this boot, in this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.getnode()}"
+
+
+def _born(pid: int) -> str:
+    """When a process of this machine started, as the kernel counts; "" when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+class Lease:
+    """`acquire` takes it, `check` says whether it is still held, `release` gives it back."""
+
+    def __init__(self, path: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S):
+        self._path, self._beat_s, self._stale_s = path, beat_s, stale_s
+        self._holder = uuid.uuid4().hex
+        self._beats = 0
+        self._lost = ""
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def check_free(self) -> None:
+        """ConfigError while another driver holds the lease; waits out one that may be gone."""
+        seen = self._read()
+        if seen is None or seen["holder"] == self._holder or self._is_dead(seen):
+            return
+        deadline = time.monotonic() + self._stale_s
+        log.info("%s: waiting to see whether its holder lives", self._path)
+        while time.monotonic() < deadline:
+            time.sleep(self._beat_s / 4)
+            found = self._read()
+            if found is None or self._is_dead(found):
+                return
+            if found["holder"] != seen["holder"] or found["beats"] != seen["beats"]:
+                raise ConfigError(
+                    f"{self._path.parent}: another driver is at work there "
+                    f"({found['host']}, process {found['pid']}); wait for it, or use another run.id"
+                )
+
+    def acquire(self) -> None:
+        """Take the lease and keep it alive until `release`.
+
+        Errors: ConfigError when another driver holds it, or took it in the same moment.
+        """
+        self.check_free()
+        with disk_errors(str(self._path)):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+        time.sleep(self._beat_s / 10)
+        found = self._read()
+        if found is None or found["holder"] != self._holder:
+            raise ConfigError(f"{self._path.parent}: another driver has just started there")
+        self._thread = threading.Thread(target=self._keep, name="corp-lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """LeaseError when somebody else has taken the lease; call before deciding anything."""
+        if self._lost:
+            raise LeaseError(self._lost)
+
+    def release(self) -> None:
+        """Stop beating and remove the file, if it is still ours."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        found = self._read()
+        if found is not None and found["holder"] == self._holder:
+            self._path.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._beat_s):
+            found = self._read()
+            if found is not None and found["holder"] != self._holder:
+                self._lost = (
+                    f"{self._path.parent}: taken over by another driver ({found['host']}, process "
+                    f"{found['pid']}); this one stops, what is on disk stays valid"
+                )
+                return
+            try:
+                self._write()
+            except Exception as error:  # noqa: BLE001 (a full disk must not end the thread)
+                log.warning("%s: not renewed (%s)", self._path, error)
+
+    def _write(self) -> None:
+        self._beats += 1
+        content = {
+            "holder": self._holder,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "machine": _machine(),
+            "born": _born(os.getpid()),
+            "beats": self._beats,
+        }
+        write_json(self._path, content)
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self._path.read_text("utf-8"))
+            return content if {"holder", "host", "pid", "beats"} <= content.keys() else None
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    @staticmethod
+    def _is_dead(content: dict[str, Any]) -> bool:
+        """Whether the holder was a process of this machine that is gone."""
+        if content.get("machine") != _machine():
+            return False
+        return _born(int(content["pid"])) != content.get("born")
