@@ -41,7 +41,7 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	touch $@
 
 test-vllm: $(VLLM_READY) $(DEMO_MODEL)
-	$(VLLM_RUN) -m pytest tests/on_vllm
+	$(VLLM_RUN) -m pytest tests/on_vllm tests/test_noise.py tests/test_weights.py tests/test_device_noise.py
 
 check: $(READY)
 	$(RUN) -m ruff check .

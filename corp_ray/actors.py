@@ -8,9 +8,10 @@ process, never by the driver.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,14 @@ import ray
 from corp_ray import recipe as recipe_file
 from corp_ray.consolidate import Consolidation, consolidate
 from corp_ray.direction import Direction
-from corp_ray.errors import TaskError
+from corp_ray.errors import EngineLostError, TaskError
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Work
 from corp_ray.tasks import Messages, make_task
 from corp_ray.tasks.splits import NAMES, make_splits
 
 if TYPE_CHECKING:
-    from corp_ray.engines import EngineSettings
+    from corp_ray.engines import Engine, EngineSettings
 
 
 @dataclass(frozen=True)
@@ -91,58 +92,87 @@ class _Warnings(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+def _on_engine(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an actor that ends with the first call after its engine was lost."""
+
+    @functools.wraps(method)
+    def guarded(self: Scorer, *arguments: Any) -> Any:
+        if self.engine_lost:
+            ray.actor.exit_actor()
+        try:
+            return method(self, *arguments)
+        except EngineLostError:
+            self.engine_lost = True
+            raise
+
+    return guarded
+
+
 class Scorer:
-    """One engine with the support and validation splits; the class behind `ScorerActor`."""
+    """One engine with the support and validation splits; the class behind `ScorerActor`.
+
+    The engine is made by the first call, so that what is wrong with its settings reaches the
+    caller as the error that it is.
+    """
 
     def __init__(self, engine: EngineSettings, settings: TaskSettings):
-        from corp_ray.engines import make_engine
-
+        self.engine_lost = False
         self._warnings = _Warnings()
         self._task = make_task(**settings.task)
         self._examples = settings.examples(self._task, ("support", "validation"))
         self._settings = engine
-        self._engine = make_engine(engine)
+        self._made: Engine | None = None
         self._center: Center | None = None
         self._checked = False
 
+    @property
+    def _engine(self) -> Engine:
+        from corp_ray.engines import make_engine
+
+        if self._made is None:
+            self._made = make_engine(self._settings)
+        return self._made
+
+    @_on_engine
     def ready(self, center: Center) -> tuple[str, list[str]]:
         """Load the center; what `Engine.describe` says, and the warnings on the way."""
         self._use(center)
         return self._engine.describe(), self._warnings.lines
 
+    @_on_engine
     def score(self, work: Work) -> list[Evaluation]:
         """One evaluation per candidate. Candidates of a sweep share their terms and a held sum."""
         self._use(work.center)
         examples = self._examples[work.split]
         prompts = [self._task.prompt(example) for example in examples]
         swept = work.candidates[0].kind == "proposal"
-        begin = time.perf_counter()
-        if swept:
-            self._engine.hold(Direction(work.candidates[0].terms))
-        results = []
-        for candidate in work.candidates:
-            if swept:
-                self._engine.apply_step(candidate.step)
-            else:
-                self._engine.apply(Direction(candidate.scaled))
-            generations = self._engine.generate(prompts)
-            results.append(
-                _grade(
-                    self._task,
-                    examples,
-                    generations,
-                    candidate=candidate,
-                    center=work.center,
-                    split=work.split,
-                    seconds=time.perf_counter() - begin,
-                    engine=self._engine.describe(),
-                )
-            )
-            begin = time.perf_counter()
-        if swept:
+        if not swept:
+            return [self._scored(work, candidate, prompts) for candidate in work.candidates]
+        self._engine.hold(Direction(work.candidates[0].terms))
+        try:
+            return [self._scored(work, candidate, prompts) for candidate in work.candidates]
+        finally:
             self._engine.release()
-        return results
 
+    def _scored(self, work: Work, candidate: Candidate, prompts: Sequence[Messages]) -> Evaluation:
+        begin = time.perf_counter()
+        if candidate.kind == "proposal":
+            self._engine.apply_step(candidate.step)
+        else:
+            self._engine.apply(Direction(candidate.scaled))
+        generations = self._engine.generate(prompts)
+        return _grade(
+            self._task,
+            self._examples[work.split],
+            generations,
+            candidate=candidate,
+            center=work.center,
+            split=work.split,
+            seconds=time.perf_counter() - begin,
+            engine=self._engine.describe(),
+        )
+
+    @_on_engine
     def answer(
         self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
     ) -> tuple[list[Generation], str]:
@@ -151,6 +181,7 @@ class Scorer:
         self._engine.apply(Direction(candidate.scaled))
         return self._engine.generate(prompts), self._engine.describe()
 
+    @_on_engine
     def digest(self, center: Center, candidate: Candidate) -> str:
         """Digest of the weights that center + candidate has in this engine."""
         self._use(center)

@@ -91,6 +91,8 @@ def problems(config: Config) -> Iterator[Problem]:
     gpus = config.ray.gpus_per_engine
     if gpus != -1 and not 0 <= gpus < math.inf:
         yield "ray.gpus_per_engine", gpus, "a number from 0 up, or -1"
+    if 0 < gpus < config.engine.tensor_parallel and config.engine.kind == "vllm":
+        yield "ray.gpus_per_engine", gpus, "a whole GPU for each of engine.tensor_parallel, or 0"
 
 
 def _texts(config: Config) -> Iterator[Problem]:

@@ -27,6 +27,10 @@ class EngineError(CorpError):
     """An engine could not load, perturb or generate."""
 
 
+class EngineLostError(EngineError):
+    """An engine failed in a way that leaves it in an unknown state; it must be replaced."""
+
+
 class RewardTableError(CorpError):
     """The reward table on disk cannot be used or extended by this run."""
 

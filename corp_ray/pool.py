@@ -21,7 +21,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from corp_ray.errors import ConfigError, CorpError, EngineError
+from corp_ray.errors import ConfigError, CorpError, EngineError, EngineLostError
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
 
 log = logging.getLogger(__name__)
@@ -213,8 +213,10 @@ class Pool:
                 continue
             except RayTaskError as error:
                 reason = _last_line(error)
+                lost = isinstance(error.cause, EngineLostError)
             except RayError as error:
-                reason = f"its engine was lost ({_last_line(error)})"
+                reason, lost = f"its engine was lost ({_last_line(error)})", True
+            if lost:
                 self._replace(slot)
                 queue.extendleft((w, t) for _, w, t in reversed(waiting[slot]))
                 waiting[slot].clear()

@@ -125,8 +125,9 @@ def prepare(config: Config) -> Prepared:
     folder = parameters.resolve(config.model.path)
     specs = parameters.read_specs(folder)
     perturbed = parameters.perturbed_names(specs, config.perturb.include, config.perturb.exclude)
-    for kind in filter(None, (config.engine.kind, config.engine.judge)):
-        _check_engine(folder, config, kind)
+    _check_engine(folder, config, "engine.kind", config.engine.kind)
+    if config.engine.judge:
+        _check_engine(folder, config, "engine.judge", config.engine.judge)
     chosen = set(perturbed)
     return Prepared(
         config=config,
@@ -166,7 +167,7 @@ def with_prompt_tokens(prepared: Prepared, longest: int) -> Prepared:
     return replace(prepared, prompt_tokens=longest)
 
 
-def _check_engine(folder: Path, config: Config, kind: str) -> None:
+def _check_engine(folder: Path, config: Config, setting: str, kind: str) -> None:
     """ConfigError for an engine class whose module is not there, or a folder without tokenizer."""
     module, _, name = kind.partition(":")
     if name:
@@ -175,11 +176,11 @@ def _check_engine(folder: Path, config: Config, kind: str) -> None:
         except (ImportError, ValueError):
             found = None
         if found is None:
-            raise ConfigError(f"engine.kind={kind!r}: no module {module!r}")
+            raise ConfigError(f"{setting}={kind!r}: no module {module!r}")
         return
     # On a cluster the engines' nodes may have what the driver's lacks; they say so themselves.
-    local = "RAY_ADDRESS" not in os.environ
+    local = not os.environ.get("RAY_ADDRESS")
     if kind == "vllm" and local and importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"engine.kind='vllm': no module 'vllm'; {VLLM_INSTALL}")
+        raise ConfigError(f"{setting}='vllm': no module 'vllm'; {VLLM_INSTALL}")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise ConfigError(f"model.path={config.model.path!r}: no tokenizer files in the folder")

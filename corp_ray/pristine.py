@@ -7,6 +7,7 @@ model folder each time. See docs/method.md, "Memory of an actor".
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +44,16 @@ def choose_place(wanted: str, elements: int, dtype: str, device: torch.device, r
     on_gpu = device.type == "cuda"
     if on_gpu and needed <= torch.cuda.get_device_properties(device).total_memory / 4:
         return "device"
-    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    host_bytes = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _container_bytes())
     return "host" if needed * ranks <= host_bytes / 2 else "disk"
+
+
+def _container_bytes() -> float:
+    """The memory limit of this process's control group, or infinity."""
+    try:
+        return float(Path("/sys/fs/cgroup/memory.max").read_text("ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return math.inf
 
 
 class Pristine:
@@ -112,6 +121,8 @@ class Pristine:
             found = kept.get(name)
             if found is None:
                 found = torch.empty(self.shape(name), dtype=torch.float32, device=place)
+                if place != self._device:
+                    found = found.pin_memory()
             self._held[name] = found
         if self._in_place or self._device.type == "cpu":
             held = {name: self._held[name] for name in names}

@@ -52,8 +52,9 @@ class Scoring:
         if prepared.judge is not None:
             self._judges, judge = self._start(prepared, prepared.judge, engines.judge(), base)
         directory.lease.acquire()
-        directory.open(prepared.identity)
+        # The table first: rows of another engine are refused before anything is moved or written.
         self._table = RewardTable(directory.rewards, prepared.table_identity(engine, judge))
+        directory.open(prepared.identity)
 
     def _start(
         self, prepared: Prepared, settings: EngineSettings, plan: EnginePlan, base: Center

@@ -97,7 +97,7 @@ class FakeEngine:
         return Generation(question.split()[-1] if difficulty < skill else "0", 1)
 
     def next_token_logprobs(
-        self, prompts: Sequence[list[dict[str, str]]]
+        self, prompts: Sequence[list[dict[str, str]]], written: int = 0
     ) -> list[dict[int, float]]:
         return [{0: self._projection()} for _ in prompts]
 

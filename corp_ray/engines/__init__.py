@@ -70,8 +70,11 @@ class Engine(Protocol):
     def generate(self, prompts: Sequence[Messages]) -> list[Generation]:
         """Greedy answers, in the order of the prompts."""
 
-    def next_token_logprobs(self, prompts: Sequence[Messages]) -> list[dict[int, float]]:
-        """Log-probabilities of the likeliest tokens after each prompt (20 or more), by token id."""
+    def next_token_logprobs(
+        self, prompts: Sequence[Messages], written: int = 0
+    ) -> list[dict[int, float]]:
+        """Log-probabilities of the likeliest tokens (20 or more), by token id, after each prompt
+        and the `written` tokens that the model itself goes on with."""
 
     def digest(self) -> str:
         """Digest of the working float tensors under their canonical names."""

@@ -1,8 +1,9 @@
 """What every engine must show before it scores: that weights take, and come back.
 
-A known direction is applied, first to one kind of tensor after the other, then to all. Each must
-change what the model says; the tensors' digest must be the one computed here from the folder
-alone; and the center's digest and answers must come back. See docs/method.md, "Engines".
+A known direction is applied to one kind of tensor after the other, to one block after the other,
+then to all. Each must change what the model says after a token of its own; the tensors' digest must
+be the one computed here from the folder alone, by the exact rule and as a step; and the center's
+digest and answers must come back. See docs/method.md, "Engines".
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from corp_ray.tasks import Messages
 
 _MARGIN = 4  # times what an engine that is asked twice differs by
 
-KNOWN = Direction({5_230_498_001: 0.01})  # large enough to be seen, small enough to stay finite
+# Large enough to be seen, small enough to stay finite; seeds of one and of two words.
+KNOWN = Direction({5_230_498: 0.006, 2**40 + 7: -0.006, 2**62 + 3: 0.006})
 
 Answers = list[dict[int, float]]
 
@@ -61,7 +63,7 @@ def self_check(
 
     def answers(direction: Direction, only: Sequence[str] | None = None) -> Answers:
         engine.apply(direction, only)
-        found = engine.next_token_logprobs(prompts)
+        found = engine.next_token_logprobs(prompts, 1)
         answered = sum(1 for one in found if one)
         if answered != len(prompts):
             raise EngineError(f"self-check: {answered} answers to {len(prompts)} prompts")
@@ -72,10 +74,14 @@ def self_check(
     base = answers(Direction())
     # 0 where the engine repeats itself to the bit.
     tolerance = _MARGIN * gap(base, answers(Direction()))
-    for kind, members in kinds(names).items():
+    parts = kinds(names) | {
+        f"{block}*": tuple(name for name in names if unit(name) == block)
+        for block in dict.fromkeys(map(unit, names))
+    }
+    for part, members in parts.items():
         if gap(base, answers(KNOWN, members)) <= tolerance:
             raise EngineError(
-                f"self-check: {kind} was perturbed and no answer changed; the engine does not use "
+                f"self-check: {part} was perturbed and no answer changed; the engine does not use "
                 "what it is given, or the model ignores these tensors (then: perturb.exclude)"
             )
     moved = answers(KNOWN)
@@ -85,6 +91,10 @@ def self_check(
     _compare("a known direction", engine.digest(), expected)
     if gap(base, moved) <= tolerance:
         raise EngineError("self-check: a known direction was applied and no answer changed")
+    engine.hold(KNOWN)
+    engine.apply_step(1.0)
+    _compare("one step of a known direction", engine.digest(), expected)
+    engine.release()
     if gap(base, answers(Direction())) > tolerance:
         raise EngineError("self-check: the center was restored, but its answers did not come back")
     _compare("the restored center", engine.digest(), center.digest)

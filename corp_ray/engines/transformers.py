@@ -138,6 +138,7 @@ class TransformersEngine:
         specs = [spec for spec in parameters.read_specs(folder) if spec.is_float]
         elements = sum(spec.size for spec in specs)
         place = choose_place(settings.pristine, elements, settings.dtype, self._device, ranks=1)
+        self.__dict__.pop("_center", None)  # never two centers in memory
         self._center = Pristine(folder, settings.dtype, self._device, place, settings.threads)
         if self._model is None:
             self._load_model(folder)
@@ -208,12 +209,18 @@ class TransformersEngine:
         )
 
     @torch.inference_mode()
-    def next_token_logprobs(self, prompts: Sequence[Messages]) -> list[dict[int, float]]:
+    def next_token_logprobs(
+        self, prompts: Sequence[Messages], written: int = 0
+    ) -> list[dict[int, float]]:
         assert self._model is not None, "next_token_logprobs before load"
         found = []
         for ids in render(self._tokenizer, prompts, self._settings.chat_template):
-            logits_1TV = self._model(torch.tensor([ids], device=self._device)).logits
-            logprobs_V = torch.log_softmax(logits_1TV[0, -1].float(), dim=-1)
+            tokens = list(ids)
+            for step in range(written + 1):
+                logits_1TV = self._model(torch.tensor([tokens], device=self._device)).logits
+                logprobs_V = torch.log_softmax(logits_1TV[0, -1].float(), dim=-1)
+                if step < written:
+                    tokens.append(int(logprobs_V.argmax()))
             top = logprobs_V.topk(min(20, logprobs_V.numel()))
             found.append(dict(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
         return found

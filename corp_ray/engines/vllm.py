@@ -1,8 +1,9 @@
 """The vLLM engine, on GPUs or with vLLM's CPU build; tensor-parallel where the setting says so.
 
-The scheduler runs inside the actor's process, so the composition of batches depends on the prompts
-alone and no process outlives the actor. Weights are changed through the worker extension of
-vllm_worker.py. vLLM is imported when an engine is made, never by importing this module.
+The scheduler runs inside the actor's process and has all requests before its first step, so what is
+batched together depends on weights and prompts alone, and no process outlives the actor. Weights
+are changed through the worker extension of vllm_worker.py. vLLM is imported when an engine is made,
+never by importing this module.
 
 CUDA graphs stay on (`enforce_eager` false) since the update is in place: `reload_weights` copies
 the processed tensors into the storage that the graphs were captured with. On a CPU the packed
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,13 @@ from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings
 from corp_ray.engines.prompts import answer, end_tokens, render
 from corp_ray.engines.self_check import KNOWN
-from corp_ray.engines.vllm_package import import_vllm, release, without_llvmlite
-from corp_ray.errors import ConfigError, EngineError
+from corp_ray.engines.vllm_package import (
+    import_vllm,
+    known_options,
+    release,
+    without_llvmlite,
+)
+from corp_ray.errors import ConfigError, EngineError, EngineLostError
 from corp_ray.pristine import choose_place
 from corp_ray.records import Center, Generation
 from corp_ray.tasks import Messages
@@ -54,10 +61,26 @@ _OWN = {
     "generation_config",
     "load_format",
     "cpu_offload_gb",
+    "offload_backend",
+    "offload_group_size",
+    "offload_num_in_group",
+    "offload_params",
+    "offload_prefetch_step",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "speculative_config",
+    "enable_lora",
+    "hf_overrides",
+    "max_logprobs",
 }
 _GPU_SHARE = 0.9  # of a GPU's memory, for all that the engine keeps there
 _CPU_CACHE_BYTES = 1 << 30  # key-value cache on a CPU, where vLLM would take most of the memory
-_HEADS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_EMBEDDING = re.compile(r"(^|.*\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
+_HEAD = re.compile(r"(^|.*\.)(lm_head|embed_out)\.weight$")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class VllmEngine:
@@ -82,12 +105,17 @@ class VllmEngine:
             )
         for name in settings.options:
             if name in _OWN:
-                raise ConfigError(f"engine.options.{name}: the engine sets this itself")
+                raise ConfigError(f"engine.options.{name}: not to be set; see engine, decoding")
+            if name not in known_options():
+                raise ConfigError(
+                    f"engine.options.{name}: no argument of vLLM {self._vllm.__version__}"
+                )
         if self._platform == "cpu" and settings.options.get("enforce_eager") is False:
             raise ConfigError("engine.options.enforce_eager=False: on a CPU it is always true")
         self._settings = settings
         self._llm: Any = None
         self._names: tuple[str, ...] = ()  # of perturbed tensors
+        self._head_checked = False
         self._cold = True  # no prompt has been run since the weights changed
 
     def load(self, center: Center) -> None:
@@ -96,21 +124,18 @@ class VllmEngine:
         names = parameters.perturbed_names(specs, settings.include, settings.exclude)
         elements = sum(spec.size for spec in specs)
         self._names = names
-        first = self._llm is None
-        if first:
-            self._start(folder, elements)
+        if self._llm is None:
+            self._start(folder, elements, max(spec.size for spec in specs))
         found = set(
-            self._llm.collective_rpc(
+            self._rpc(
                 "corp_load",
-                args=(
-                    str(folder),
-                    settings.dtype,
-                    settings.pristine,
-                    settings.threads,
-                    names,
-                    elements,
-                    settings.tensor_parallel,
-                ),
+                str(folder),
+                settings.dtype,
+                settings.pristine,
+                settings.threads,
+                names,
+                elements,
+                settings.tensor_parallel,
             )
         )
         self._reset_cache()
@@ -119,13 +144,25 @@ class VllmEngine:
                 f"{folder}: this engine loaded weights {min(found)[:12]}..., the run works on "
                 f"{center.digest[:12]}..."
             )
-        if first:
+        if not self._head_checked:
             self._check_head(folder)
+            self._head_checked = True
 
-    def _start(self, folder: Path, elements: int) -> None:
+    def _rpc(self, method: str, *arguments: Any) -> list[Any]:
+        """What each rank answers.
+
+        Errors: EngineLostError. A rank that failed has its loader half way through a reload, and
+        the answers of the others are still to be read: nothing of this engine can be trusted.
+        """
+        try:
+            return self._llm.collective_rpc(method, args=arguments)
+        except Exception as error:  # whatever it is, the consequence is the same
+            raise EngineLostError(f"{method.removeprefix('corp_')}: {_line(error)}") from error
+
+    def _start(self, folder: Path, elements: int, largest: int) -> None:
         settings, vllm = self._settings, self._vllm
         architectures = parameters.read_json(folder / "config.json").get("architectures") or ["?"]
-        if architectures[0] not in vllm.ModelRegistry.get_supported_archs():
+        if not set(architectures) & set(vllm.ModelRegistry.get_supported_archs()):
             raise ConfigError(
                 f"model.path={str(folder)!r}: vLLM {vllm.__version__} has no architecture "
                 f"{architectures[0]!r}; use engine.kind=transformers"
@@ -135,6 +172,7 @@ class VllmEngine:
         arguments: dict[str, Any] = {
             "enforce_eager": self._platform == "cpu",
             "disable_log_stats": True,
+            "async_scheduling": False,  # nothing may be under way when the cache is reset
         }
         if settings.prompt_tokens:
             arguments["max_model_len"] = settings.prompt_tokens + settings.max_new_tokens
@@ -142,8 +180,9 @@ class VllmEngine:
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
                 arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
             arguments["block_size"] = 32
-        else:
-            arguments["gpu_memory_utilization"] = self._gpu_share(elements)
+        arguments |= settings.options
+        if self._platform != "cpu":
+            arguments["gpu_memory_utilization"] = self._gpu_share(elements, largest)
         try:
             with without_llvmlite():
                 self._llm = vllm.LLM(
@@ -157,22 +196,30 @@ class VllmEngine:
                     enable_prefix_caching=True,
                     generation_config="vllm",
                     worker_extension_cls="corp_ray.engines.vllm_worker.CorpWorker",
-                    **(arguments | settings.options),
+                    **arguments,
                 )
         except (TypeError, ValueError) as error:  # pydantic's errors are ValueErrors
-            reason = " ".join(str(error).split())
-            raise EngineError(f"vLLM {vllm.__version__} does not start: {reason}") from error
+            raise EngineError(f"vLLM {vllm.__version__} does not start: {_line(error)}") from error
 
-    def _gpu_share(self, elements: int) -> float:
-        """`gpu_memory_utilization` that leaves room for a center kept on the GPU."""
+    def _gpu_share(self, elements: int, largest: int) -> float:
+        """`gpu_memory_utilization` that leaves room, within what was asked for, for a center on
+        the GPU and for the largest tensor while it is made and loaded."""
         settings, device = self._settings, torch.device("cuda", 0)
         place = choose_place(
             settings.pristine, elements, settings.dtype, device, settings.tensor_parallel
         )
-        if place != "device":
-            return _GPU_SHARE
-        kept = elements * (checkpoint.DTYPES[settings.dtype].itemsize + 4)
-        return _GPU_SHARE - kept / torch.cuda.get_device_properties(device).total_memory
+        width = checkpoint.DTYPES[settings.dtype].itemsize
+        own = largest * (3 * width + 8)
+        if place == "device":
+            own += elements * (width + 4)
+        whole = float(settings.options.get("gpu_memory_utilization", _GPU_SHARE))
+        share = whole - own / torch.cuda.get_device_properties(device).total_memory
+        if share <= 0:
+            raise ConfigError(
+                f"engine.pristine={settings.pristine!r}: the center leaves nothing of "
+                f"gpu_memory_utilization {whole:g}; host or disk would"
+            )
+        return share
 
     def _check_head(self, folder: Path) -> None:
         """EngineError unless the output head moves as its tensor does.
@@ -181,10 +228,12 @@ class VllmEngine:
         with the embedding alone. The head may scale what it makes, so directions are compared.
         """
         specs = {spec.name: spec for spec in parameters.read_specs(folder)}
-        tied = [name for name in specs if name.endswith(_HEADS) and len(specs[name].shape) == 2]
-        head = "lm_head.weight" if "lm_head.weight" in specs else (tied or [""])[0]
-        if head not in self._names:
-            log.warning("self-check: no perturbed tensor found that could be the output head")
+        content = parameters.read_json(folder / "config.json")
+        tied = content.get("text_config", content).get("tie_word_embeddings")
+        pattern = _EMBEDDING if tied else _HEAD
+        head = next((name for name in self._names if pattern.match(name)), None)
+        if head is None:
+            log.warning("self-check: no perturbed tensor has the name of an output head")
             return
         (center,) = checkpoint.read_tensors(folder, [specs[head]], self._settings.dtype).values()
         moved = weights.apply_to_tensor(center, head, KNOWN)
@@ -208,7 +257,7 @@ class VllmEngine:
             )
 
     def _head(self, hidden_BH: np.ndarray) -> np.ndarray:
-        gathered = self._llm.collective_rpc("corp_head", args=(hidden_BH.tolist(),))
+        gathered = self._rpc("corp_head", hidden_BH.tolist())
         return np.array(next(logits for logits in gathered if logits is not None))
 
     def _reset_cache(self) -> None:
@@ -219,18 +268,18 @@ class VllmEngine:
 
     def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
         names = None if only is None else tuple(only)
-        self._llm.collective_rpc("corp_apply", args=(direction.terms, names, None))
+        self._rpc("corp_apply", direction.terms, names, None)
         self._reset_cache()
 
     def hold(self, direction: Direction) -> None:
-        self._llm.collective_rpc("corp_hold", args=(direction.terms,))
+        self._rpc("corp_hold", direction.terms)
 
     def apply_step(self, step: float) -> None:
-        self._llm.collective_rpc("corp_apply", args=((), None, step))
+        self._rpc("corp_apply", (), None, step)
         self._reset_cache()
 
     def release(self) -> None:
-        self._llm.collective_rpc("corp_release")
+        self._rpc("corp_release")
 
     def _run(self, prompts: Sequence[Messages], max_tokens: int, logprobs: int | None) -> list[Any]:
         ids = render(self._tokenizer, prompts, self._settings.chat_template)
@@ -243,7 +292,10 @@ class VllmEngine:
             detokenize=False,
         )
         rows = [{"prompt_token_ids": row} for row in ids]
-        outputs = self._llm.generate(rows, sampling, use_tqdm=False)
+        try:
+            outputs = self._llm.generate(rows, sampling, use_tqdm=False)
+        except Exception as error:  # as in _rpc
+            raise EngineLostError(f"generate: {_line(error)}") from error
         if self._cold and outputs[0].num_cached_tokens != 0:
             raise EngineError("answers would rest on keys and values that other weights made")
         self._cold = False
@@ -253,14 +305,17 @@ class VllmEngine:
         written = self._run(prompts, self._settings.max_new_tokens, None)
         return [answer(self._tokenizer, list(w.token_ids), self._ends) for w in written]
 
-    def next_token_logprobs(self, prompts: Sequence[Messages]) -> list[dict[int, float]]:
+    def next_token_logprobs(
+        self, prompts: Sequence[Messages], written: int = 0
+    ) -> list[dict[int, float]]:
+        """After an end token there is no next one; the log-probabilities are then its own."""
         return [
-            {token: entry.logprob for token, entry in written.logprobs[0].items()}
-            for written in self._run(prompts, 1, 20)
+            {token: entry.logprob for token, entry in output.logprobs[-1].items()}
+            for output in self._run(prompts, written + 1, 20)
         ]
 
     def digest(self) -> str:
-        found = set(self._llm.collective_rpc("corp_digest"))
+        found = set(self._rpc("corp_digest"))
         self._reset_cache()
         if len(found) != 1:
             raise EngineError("the tensor-parallel ranks of an engine hold different weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 import os
@@ -16,6 +17,7 @@ from corp_ray.errors import ConfigError
 log = logging.getLogger(__name__)
 
 TESTED = ("0.32.0",)
+MINIMUM = "0.20"  # the first whose own requirements agree with this package's
 
 
 def import_vllm() -> Any:
@@ -35,11 +37,18 @@ def import_vllm() -> Any:
     if "weights_iterator" not in inspect.signature(GPUModelRunner.reload_weights).parameters:
         raise ConfigError(
             f"engine.kind='vllm': vLLM {vllm.__version__} cannot reload weights from an iterator, "
-            f"0.16 is the first that can; {VLLM_INSTALL}"
+            f"{MINIMUM} or newer is needed; {VLLM_INSTALL}"
         )
     if release(vllm.__version__) not in TESTED:
         log.warning("vLLM %s: tested are %s", vllm.__version__, ", ".join(TESTED))
     return vllm
+
+
+def known_options() -> set[str]:
+    """The names of vLLM's engine arguments."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return {field.name for field in dataclasses.fields(EngineArgs)}
 
 
 @contextmanager

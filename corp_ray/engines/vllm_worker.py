@@ -71,6 +71,7 @@ class CorpWorker:
     ) -> str:
         """Make a folder's tensors the center and load them; their digest."""
         chosen = choose_place(place, elements, dtype, self.device, ranks)
+        self.__dict__.pop("corp", None)  # never two centers in memory
         center = Pristine(Path(folder), dtype, self.device, chosen, threads)
         self.corp = _Held(center, names)
         return self._corp_reload(center.names, Change(), frozenset(), digest=True)
@@ -116,7 +117,6 @@ class CorpWorker:
     ) -> str:
         total = checkpoint.Digest()
         tensors = self._corp_tensors(names, change, moved, total if digest else None)
-        self.corp.moved = frozenset(self.corp.names)  # an error on the way may leave any of them
         with torch.inference_mode(False), torch.no_grad():
             self.reload_weights(weights_iterator=tensors)
             refresh_tied(self.model_runner.get_model())

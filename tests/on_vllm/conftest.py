@@ -1,6 +1,6 @@
 """Tests that need vLLM: `make test-vllm` runs them in an environment of their own.
 
-Without vLLM nothing here is collected; pytest then says that no test ran, and fails.
+Without vLLM nothing here is collected: the environment of `make test` has none.
 """
 
 from __future__ import annotations

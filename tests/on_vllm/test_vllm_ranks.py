@@ -176,17 +176,60 @@ def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(cluster):
     assert [group["strategy"] for group in groups] == ["STRICT_PACK"]
     assert groups[0]["bundles"] == {0: {"CPU": 2.0}}
     pool.close()
-    states = {group["state"] for group in placement_group_table().values()}
-    assert states == {"REMOVED"}
+    deadline = time.monotonic() + 30
+    while any(group["state"] != "REMOVED" for group in placement_group_table().values()):
+        assert time.monotonic() < deadline, "the placement group was not given back"
+        time.sleep(0.1)
 
 
-def test_options_that_the_engine_sets_itself_are_refused_by_name(cluster, folder):
+def test_options_that_cannot_be_are_refused_by_name(folder):
     for options, part in (
-        ({"seed": 3}, "engine.options.seed"),
-        ({"enforce_eager": False}, "engine.options.enforce_eager=False"),
+        ({"seed": 3}, r"engine\.options\.seed: not to be set"),
+        ({"enforce_eagr": True}, r"engine\.options\.enforce_eagr: no argument of vLLM 0\.32\.0"),
+        ({"enforce_eager": False}, r"engine\.options\.enforce_eager=False"),
     ):
         with pytest.raises(ConfigError, match=part):
-            made(settings(options=options), folder)
+            make_engine(settings(options=options))
+
+
+def test_a_wrong_option_of_an_engine_in_an_actor_ends_the_job_with_2(tmp_path, ray_address):
+    pico_llama(tmp_path / "model", hidden=128)
+    code, line = job(tmp_path, "engine.options.seed=3", ray_address=ray_address)
+    assert code == 2
+    assert line.startswith("error: engine.options.seed: not to be set")
+
+
+def test_an_engine_that_lost_a_rank_is_replaced(tmp_path, ray_address):
+    """The actor lives on, so the engine has to say that it cannot go on."""
+    pico_llama(tmp_path / "model", hidden=128, dtype=torch.float32)
+    runs.task_file(tmp_path / "task.jsonl", 60)
+    config = runs.configuration(
+        tmp_path,
+        **{
+            "engine.kind": "vllm",
+            "engine.tensor_parallel": 2,
+            "ray.engines": 1,
+            "model.dtype": "float32",
+            "splits": {"support": 24, "validation": 8, "gate": 8, "test": 8},
+            "population.size": 40,
+            "recentering.rounds": 0,
+        },
+    )
+    process = runs.start(config, RAY_ADDRESS=ray_address)
+    while not (tmp_path / "runs/run/rewards").is_dir() or len(runs.rows(tmp_path / "runs/run")) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    ranks = [p for p in psutil.process_iter(["name"]) if "VLLM::Worker_TP1" in p.info["name"]]
+    assert len(ranks) == 1
+    ranks[0].kill()
+    code, _, err = runs.finish(process)
+    assert code == 0, err
+    assert "was lost; starting another" in err
+    keys = [
+        (r["center_digest"], r["split"], r["direction_digest"])
+        for r in runs.rows(tmp_path / "runs/run")
+    ]
+    assert len(keys) == len(set(keys)) > 40
 
 
 def job(folder, *overrides, ray_address):

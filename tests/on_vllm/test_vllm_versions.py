@@ -33,9 +33,7 @@ def test_a_vllm_that_cannot_reload_from_an_iterator_is_too_old(monkeypatch):
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     monkeypatch.setattr(GPUModelRunner, "reload_weights", lambda self: None)
-    with pytest.raises(
-        ConfigError, match=r"0\.16 is the first that can; install 'corp-ray\[vllm\]'"
-    ):
+    with pytest.raises(ConfigError, match=r"0\.20 or newer is needed; install 'corp-ray\[vllm\]'"):
         make_engine(SETTINGS)
 
 
@@ -49,6 +47,7 @@ def test_an_untested_version_warns_and_the_driver_hears_of_it(monkeypatch, tmp_p
     digests = {name: split.digest for name, split in make_splits(task, sizes, 0).items()}
     settings = TaskSettings(task_settings(config), sizes, 0, task.version, digests)
     scorer = Scorer(SETTINGS, settings)
+    assert scorer._engine.describe().startswith("vllm 0.99.0")
     assert scorer._warnings.lines == ["vLLM 0.99.0: tested are 0.32.0"]
 
 
