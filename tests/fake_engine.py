@@ -21,7 +21,7 @@ from corp_ray import checkpoint, noise, parameters, weights
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings
 from corp_ray.engines.self_check import KNOWN
-from corp_ray.errors import EngineError
+from corp_ray.errors import EngineError, EngineLostError
 from corp_ray.records import Center, Generation
 
 HIDDEN_SEED = 20_240_229
@@ -31,7 +31,7 @@ class FakeEngine:
     """Engine protocol. Options: delay_s per answer round, gain (logits per unit of projection),
     offset (the base's logit), die_once (a file whose removal ends the process), wrong_digest
     (report other weights than a direction gives, the self-check's excepted), deaf (directions
-    change nothing)."""
+    change nothing), lose_once (a file whose removal leaves the engine lost, its process alive)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -42,12 +42,14 @@ class FakeEngine:
             "die_once": "",
             "wrong_digest": False,
             "deaf": False,
+            "lose_once": "",
         }
         options |= settings.options
         self._delay_s, self._gain = float(options["delay_s"]), float(options["gain"])
         self._offset, self._die_once = float(options["offset"]), str(options["die_once"])
         self._wrong_digest, self._moved = bool(options["wrong_digest"]), False
-        self._deaf = bool(options["deaf"])
+        self._deaf, self._lose_once = bool(options["deaf"]), str(options["lose_once"])
+        self._lost = False
         self._center: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
 
@@ -78,6 +80,11 @@ class FakeEngine:
         if self._die_once and Path(self._die_once).exists():
             Path(self._die_once).unlink()
             os._exit(1)
+        if self._lose_once and Path(self._lose_once).exists():
+            Path(self._lose_once).unlink()
+            self._lost = True
+        if self._lost:
+            raise EngineLostError("the ranks do not answer")
         time.sleep(self._delay_s)
         skill = 1 / (1 + math.exp(-(self._offset + self._gain * self._projection())))
         return [self._answer(prompt[-1]["content"], skill) for prompt in prompts]

@@ -49,6 +49,10 @@ CASES = {
     "no ranks": Case(
         ["engine.tensor_parallel=2"], ["engine.tensor_parallel=2", "1, or engine.kind=vllm"]
     ),
+    "part of a GPU": Case(
+        ["engine.kind=vllm", "ray.gpus_per_engine=0.5"],
+        ["ray.gpus_per_engine=0.5", "a whole GPU for each"],
+    ),
     "nowhere": Case(["engine.pristine=cloud"], ["engine.pristine='cloud'", "device, host, disk"]),
     "no Ray": Case(["run.directory={}/without_ray"], ["RAY_ADDRESS='127.0.0.1:1'"]),
 }

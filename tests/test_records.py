@@ -117,6 +117,8 @@ def test_input_that_a_user_can_mend_exits_with_2_and_a_failure_with_1():
         "ConfigError": 2,
         "TaskError": 2,
         "EngineError": 1,
+        "EngineLostError": 1,
+        "LeaseError": 1,
         "RewardTableError": 2,
         "CheckpointError": 2,
         "DiskFullError": 1,

@@ -117,12 +117,13 @@ def test_a_larger_population_extends_and_keeps_the_old_decisions(finished, tmp_p
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_an_engine_that_dies_is_replaced_and_the_commit_is_the_same(
-    finished, tmp_path, ray_address
+@pytest.mark.parametrize("how", ["die_once", "lose_once"])
+def test_an_engine_that_dies_or_is_lost_is_replaced_and_the_commit_is_the_same(
+    finished, tmp_path, ray_address, how
 ):
-    trap = tmp_path / "die"
+    trap = tmp_path / "trap"
     trap.touch()
-    config = runs.configuration(finished[0], **{"engine.options.die_once": trap})
+    config = runs.configuration(finished[0], **{f"engine.options.{how}": trap})
     code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
     assert code == 0, err
     assert not trap.exists()
