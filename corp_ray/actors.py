@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,15 @@ import ray
 from corp_ray import recipe as recipe_file
 from corp_ray.consolidate import Consolidation, consolidate
 from corp_ray.direction import Direction
-from corp_ray.errors import EngineLostError, TaskError
+from corp_ray.errors import (
+    CorpError,
+    EngineError,
+    EngineLostError,
+    EngineUnfitError,
+    TaskError,
+)
 from corp_ray.recipe import Recipe
-from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Work
+from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Ready, Work
 from corp_ray.tasks import Messages, make_task
 from corp_ray.tasks.splits import NAMES, make_splits
 
@@ -111,16 +118,16 @@ def _on_engine(method: Callable[..., Any]) -> Callable[..., Any]:
 class Scorer:
     """One engine with the support and validation splits; the class behind `ScorerActor`.
 
-    The engine is made by the first call, so that what is wrong with its settings reaches the
-    caller as the error that it is.
+    Everything is made by the first call, so that what is wrong with it on this node reaches the
+    driver as the error that it is.
     """
 
     def __init__(self, engine: EngineSettings, settings: TaskSettings):
         self.engine_lost = False
         self._warnings = _Warnings()
-        self._task = make_task(**settings.task)
-        self._examples = settings.examples(self._task, ("support", "validation"))
-        self._settings = engine
+        self._settings, self._task_settings = engine, settings
+        self._task: Any = None
+        self._examples: dict[str, tuple[Example, ...]] = {}
         self._made: Engine | None = None
         self._center: Center | None = None
         self._checked = False
@@ -134,10 +141,16 @@ class Scorer:
         return self._made
 
     @_on_engine
-    def ready(self, center: Center) -> tuple[str, list[str]]:
-        """Load the center; what `Engine.describe` says, and the warnings on the way."""
-        self._use(center)
-        return self._engine.describe(), self._warnings.lines
+    def ready(self, center: Center) -> Ready:
+        """Load task and center and pass the self-check, or say what this node lacks."""
+        node = ray.get_runtime_context().get_node_id()
+        try:
+            self._task = make_task(**self._task_settings.task)
+            self._examples = self._task_settings.examples(self._task, ("support", "validation"))
+            self._use(center)
+        except CorpError as error:
+            return Ready(node, error=error)
+        return Ready(node, self._engine.describe(), tuple(self._warnings.lines))
 
     @_on_engine
     def score(self, work: Work) -> list[Evaluation]:
@@ -189,12 +202,19 @@ class Scorer:
         return self._engine.digest()
 
     def _use(self, center: Center) -> None:
-        if self._center != center:
-            self._center = None
+        """Errors: EngineUnfitError, CheckpointError, ConfigError when it cannot be had here."""
+        if self._center == center:
+            return
+        self._center = None
+        try:
             self._engine.load(center)
             if not self._checked:
                 self._check(center)
-            self._center = center
+        except EngineLostError:
+            raise
+        except EngineError as error:
+            raise EngineUnfitError(str(error)) from error
+        self._center = center
 
     def _check(self, center: Center) -> None:
         from corp_ray.engines.self_check import self_check
@@ -208,12 +228,22 @@ class Gate:
     """Holds one held-out split (gate, or test) and evaluates on a leased scorer; see `GateActor`."""
 
     def __init__(self, split: str, settings: TaskSettings):
-        self._split = split
-        self._task = make_task(**settings.task)
-        self._examples = settings.examples(self._task, (split,))[split]
+        self._split, self._settings = split, settings
+        self._task: Any = None
+        self._examples: tuple[Example, ...] = ()
+        self._lock = threading.Lock()
+
+    def _open(self) -> None:
+        """Deal the split; by the first call, so that an error reaches the driver as what it is."""
+        with self._lock:
+            if self._task is None:
+                task = make_task(**self._settings.task)
+                self._examples = self._settings.examples(task, (self._split,))[self._split]
+                self._task = task
 
     def evaluate(self, scorer: Any, center: Center, candidate: Candidate) -> Evaluation:
         """The candidate's rewards on this actor's split, answered by the leased scorer."""
+        self._open()
         begin = time.perf_counter()
         prompts = [self._task.prompt(example) for example in self._examples]
         generations, engine = ray.get(scorer.answer.remote(center, candidate, prompts))

@@ -47,6 +47,13 @@ _RANGES: dict[str, Range] = {
     "consolidation.compatibility": (0.0, math.inf, True, False, "a number from 0 up"),
     "recentering.regression_weight": (0.0, math.inf, True, False, "a number from 0 up"),
     "task.max_error_share": (0.0, 1.0, True, True, "a number in [0, 1]"),
+    "ray.max_set_aside": (0.0, 1.0, True, False, "a number from 0 and below 1"),
+    "ray.straggler": (1.0, math.inf, True, True, "a number from 1 up"),
+    "ray.hang": (1.0, math.inf, True, True, "a number from 1 up"),
+    "ray.hang_floor_s": (0.0, math.inf, False, True, "seconds above 0"),
+    "ray.first_call_s": (0.0, math.inf, False, True, "seconds above 0"),
+    "ray.wait_s": (0.0, math.inf, True, False, "seconds from 0 up"),
+    "ray.drain_s": (0.0, math.inf, True, False, "seconds from 0 up"),
 }
 _GRIDS: dict[str, Range] = {
     "population.sigmas": (0.0, 1e30, False, True, "numbers above 0 (and at most 1e30)"),

@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from corp_ray.records import Evaluation
+from corp_ray.records import EngineCounts, Evaluation
 from corp_ray.search import Measured, RunResult
 
 log = logging.getLogger("corp_ray")
@@ -93,6 +93,9 @@ class TerminalDisplay:
 
     def note(self, line: str) -> None:
         log.info("%s", line)
+
+    def engines(self, counts: EngineCounts) -> None:
+        """The bar says nothing of engines; what happens to them is in the log."""
 
 
 def _show_table(console: Console, rows: Sequence[Measured], title: str) -> None:

@@ -31,6 +31,10 @@ class EngineLostError(EngineError):
     """An engine failed in a way that leaves it in an unknown state; it must be replaced."""
 
 
+class EngineUnfitError(EngineError):
+    """An engine cannot work on its node, whatever it is asked: other weights there, say."""
+
+
 class RewardTableError(CorpError):
     """The reward table on disk cannot be used or extended by this run."""
 
@@ -39,6 +43,12 @@ class RewardTableError(CorpError):
 
 class LeaseError(CorpError):
     """Another driver has taken over this run's directory; what is on disk stays valid."""
+
+
+class StoppedError(CorpError):
+    """The driver was asked to stop; what is on disk stays valid, the same command resumes."""
+
+    exit_code = 143
 
 
 class CheckpointError(CorpError):

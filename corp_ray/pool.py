@@ -1,145 +1,59 @@
-"""Ray: connecting, and a pool of scorer actors with bounded in-flight dispatch in any order.
+"""A pool of engines behind one queue: results in any order, whatever happens to the engines.
 
-A lost actor is replaced and its calls go back to the queue; a piece of work that fails `attempts`
-times comes back as an EvaluationFailure, and the driver decides. Nothing is detached, nothing
-that this process did not start is stopped.
+The event loop between the scheduler, which decides, and the fleet, which holds the actors. The
+driver sleeps until a call is done, an engine is ready, or it is time to look at the cluster. See
+docs/method.md, "Scheduling".
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import os
-import socket
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from corp_ray.errors import ConfigError, CorpError, EngineError, EngineLostError
-from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
+from corp_ray.cluster import EnginePlan
+from corp_ray.errors import (
+    CorpError,
+    EngineError,
+    EngineLostError,
+    EngineUnfitError,
+    StoppedError,
+)
+from corp_ray.fleet import Engine, Fleet
+from corp_ray.records import Failure
+from corp_ray.scheduler import SchedulePolicy, Scheduler
+from corp_ray.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
-_REACH_S = 10.0
-_PATIENCE_S = 120.0
+T = TypeVar("T")
+_TICK_S = 0.5  # between looks at deadlines and stop requests
+_LOOK_S = 2.0  # between looks at the cluster
+_PATIENCE_S = 120.0  # of silence, before the log says what is waited for
+_READY_S = 30.0
+_NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node
 
 
-def _check_reachable(address: str) -> None:
-    """ConfigError when nothing listens at host:port (Ray itself would try for minutes)."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
-    except OSError as error:
-        raise ConfigError(
-            f"RAY_ADDRESS={address!r}: no Ray there ({error}); unset it to start a local Ray"
-        ) from error
+@dataclass
+class _Pending:
+    """A call under way: its reference, and the engine it is at."""
 
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS (or the submitted job) names, else start a local Ray."""
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if address not in ("local", "auto"):
-        _check_reachable(address)
-    local: dict[str, Any] = {}
-    if address == "local":
-        local = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"RAY_ADDRESS={address!r}: cannot join ({reason})") from error
-
-
-def disconnect() -> None:
-    ray.shutdown()
-
-
-@dataclass(frozen=True)
-class EnginePlan:
-    """How many engines, and what each takes: CPU slots and GPUs, all on one node."""
-
-    count: int
-    cpus: int
-    gpus: float
-    ranks: int = 1  # processes that share one engine's model
-
-    def judge(self) -> EnginePlan:
-        """One engine beside these, of one rank."""
-        return EnginePlan(1, self.cpus // self.ranks, self.gpus / self.ranks)
-
-    def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
-
-
-def plan_engines(
-    *,
-    engines: int,
-    gpus_per_engine: float,
-    threads: int,
-    device: str,
-    ranks: int = 1,
-    judge: bool = False,
-) -> EnginePlan:
-    """What the connected cluster holds; an engine of several ranks takes its threads for each.
-
-    With `judge` the place of one engine is left free for another kind.
-
-    Errors: ConfigError when an engine fits on no node.
-    """
-    cpus = threads * ranks
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
-    most_cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    if gpus_per_engine < 0:
-        on_gpu = device == "cuda" or (device == "auto" and most_gpus)
-        gpus_per_engine = float(ranks) if on_gpu else 0.0
-    if gpus_per_engine > most_gpus:
-        raise ConfigError(
-            f"ray.gpus_per_engine={gpus_per_engine:g}: no node has more than {most_gpus:g} GPUs"
-        )
-    needs = f"engine.threads={threads}"
-    if ranks > 1:
-        needs += f", engine.tensor_parallel={ranks}"
-    if cpus > most_cpus:
-        raise ConfigError(f"{needs}: no node has more than {most_cpus:g} CPUs")
-    fits = sum(
-        int(
-            min(
-                node.get("CPU", 0.0) // cpus,
-                node.get("GPU", 0.0) / gpus_per_engine + 1e-9 if gpus_per_engine else math.inf,
-            )
-        )
-        for node in nodes
-    )
-    if fits == 0:
-        raise ConfigError(
-            f"{needs}, ray.gpus_per_engine={gpus_per_engine:g}: no node has both for one engine"
-        )
-    if judge:
-        fits -= 1
-        if fits == 0:
-            raise ConfigError("engine.judge: the cluster holds one engine only; it needs two")
-    if engines > fits:
-        raise ConfigError(f"ray.engines={engines}: the cluster holds at most {fits}")
-    return EnginePlan(engines or fits, cpus, gpus_per_engine, ranks)
+    reference: Any
+    engine: int
 
 
 class Pool:
-    """Scorer actors behind one queue.
+    """Scorer actors that do batches of work; see `map_unordered`.
 
-    `start` makes an actor handle with the given Ray options; an engine of several ranks gets a
-    placement group of its own, which keeps it on one node and goes with the pool. `warm` is called
-    on each handle and returns the reference to wait for before it counts as started; `started` has
-    the results. Errors: EngineError when actors cannot be started.
+    `start` makes an actor handle with the given Ray options, `warm` asks one to get ready (a
+    reference to its `Ready`); `watch` is called every few seconds. Engines that describe themselves
+    unlike the first are refused: their answers would not be comparable.
     """
 
     def __init__(
@@ -148,157 +62,257 @@ class Pool:
         plan: EnginePlan,
         *,
         warm: Callable[[Any], Any],
-        in_flight: int = 2,
-        attempts: int = 3,
+        name: str,
+        policy: SchedulePolicy,
+        stop: StopRequest,
+        watch: Callable[[], None] = lambda: None,
     ):
-        self._begin, self._plan = start, plan
-        self._in_flight, self._attempts = in_flight, attempts
-        self.restarts = 0
-        self._groups: list[PlacementGroup] = []
-        if plan.ranks > 1:
-            self._groups = [
-                placement_group([plan.resources()], strategy="STRICT_PACK")
-                for _ in range(plan.count)
-            ]
-        self._actors = [self._start(slot) for slot in range(plan.count)]
-        self.started = [self._first(ref) for ref in [warm(actor) for actor in self._actors]]
+        self._events: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        self._scheduler = Scheduler(policy)
+        self._fleet = Fleet(start, warm, self._expect, plan, name, policy.attempts)
+        self._stop, self._watch = stop, watch
+        self._pending: dict[int, _Pending] = {}
+        self._looked = self._heard = time.monotonic()
+        self._through: Supervised | None = None
+        self.description = ""
 
-    def __len__(self) -> int:
-        return len(self._actors)
+    # --- what the pool says of itself ---
 
-    def _start(self, slot: int) -> Any:
-        options: dict[str, Any] = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus}
-        if self._groups:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._groups[slot])
-        return self._begin(options)
+    @property
+    def ready(self) -> int:
+        return len(self._scheduler.engines)
 
-    @staticmethod
-    def _first(reference: Any) -> Any:
-        while not ray.wait([reference], timeout=_PATIENCE_S)[0]:
-            log.info("still waiting for an engine: the cluster is busy, or the model is large")
-        try:
-            return ray.get(reference)
-        except RayTaskError as error:
-            raise _cause(error) from error
-        except RayError as error:
-            raise EngineError(f"an engine failed to start: {_last_line(error)}") from error
+    @property
+    def starting(self) -> int:
+        return len(self._fleet.engines) - self.ready
 
-    def _replace(self, slot: int) -> None:
-        self.restarts += 1
-        log.warning("engine %d was lost; starting another", slot)
-        ray.kill(self._actors[slot])
-        self._actors[slot] = self._start(slot)
+    @property
+    def restarts(self) -> int:
+        return self._fleet.restarts
 
-    def map_unordered(
-        self, works: Iterable[Work]
-    ) -> Iterator[list[Evaluation] | EvaluationFailure]:
-        """Results in the order they finish; at most `in_flight` calls wait at one actor."""
-        queue = deque((work, 0) for work in works)
-        waiting: list[deque[tuple[Any, Work, int]]] = [deque() for _ in self._actors]
-        while queue or any(waiting):
-            for depth in range(self._in_flight):
-                for slot, calls in enumerate(waiting):
-                    if queue and len(calls) <= depth:
-                        work, tried = queue.popleft()
-                        calls.append((self._actors[slot].score.remote(work), work, tried))
-            references = {calls[0][0]: slot for slot, calls in enumerate(waiting) if calls}
-            done, _ = ray.wait(list(references), num_returns=1, timeout=_PATIENCE_S)
-            if not done:
-                log.info("nothing finished for %.0f s; still waiting for engines", _PATIENCE_S)
-                continue
-            slot = references[done[0]]
-            reference, work, tried = waiting[slot].popleft()
-            try:
-                yield ray.get(reference)
-                continue
-            except RayTaskError as error:
-                reason = _last_line(error)
-                lost = isinstance(error.cause, EngineLostError)
-            except RayError as error:
-                reason, lost = f"its engine was lost ({_last_line(error)})", True
-            if lost:
-                self._replace(slot)
-                queue.extendleft((w, t) for _, w, t in reversed(waiting[slot]))
-                waiting[slot].clear()
-            log.warning("%s on %s: %s", work.candidates[0].id, work.split, reason)
-            if tried + 1 >= self._attempts:
-                yield EvaluationFailure(work, reason, tried + 1)
-            else:
-                queue.appendleft((work, tried + 1))
+    def engine_seconds(self) -> tuple[float, float]:
+        """(busy, ready) engine-seconds so far."""
+        return self._scheduler.engine_seconds(time.monotonic())
 
-    def leased(
-        self, gate: Supervised, work: Sequence[tuple[Center, Candidate]]
-    ) -> Iterator[Evaluation]:
-        """Each (center, candidate) evaluated by the actor `gate` on an actor leased to it.
+    # --- its life ---
 
-        The pool must be idle. A lost engine or gate is replaced. Errors: EngineError when a piece
-        of work fails `attempts` times.
+    def open(self) -> list[str]:
+        """Wait for the first engine; the warnings on its way. The others join as they get ready.
+
+        Errors: what the engine said, when none can work.
         """
-        waiting, reason = list(work), ""
-        for _ in range(self._attempts):
-            calls = [
-                (piece, gate.actor.evaluate.remote(self._actors[n % len(self)], *piece))
-                for n, piece in enumerate(waiting)
-            ]
-            waiting = []
-            for piece, reference in calls:
-                try:
-                    evaluation = ray.get(reference)
-                except RayError as error:
-                    reason = _last_line(error)
-                    log.warning("leased engine, %s: %s", piece[1].id, reason)
-                    waiting.append(piece)
-                else:
-                    yield evaluation
-            if not waiting:
-                return
-            gate.revive()
-            for slot, actor in enumerate(self._actors):
-                if not is_alive(actor):
-                    self._replace(slot)
-        raise EngineError(f"no engine could answer in {self._attempts} attempts: {reason}")
+        self._fleet.adjust()
+        while not self.ready:
+            self._stop.check()
+            for _ in self._happenings({}):
+                pass
+        first = next(e.ready for e in self._fleet.engines.values() if e.ready is not None)
+        return list(first.warnings)
 
-    def digest(self, center: Center, candidate: Candidate) -> str:
-        """Digest of the weights that center + candidate has in one of the engines."""
-        for _ in range(self._attempts):
-            try:
-                return ray.get(self._actors[0].digest.remote(center, candidate))
-            except RayTaskError as error:
-                raise _cause(error) from error
-            except RayError as error:
-                log.warning("digest: %s", _last_line(error))
-                self._replace(0)
-        raise EngineError(f"no engine could load {candidate.id} in {self._attempts} attempts")
+    def renew(self) -> None:
+        """The next calls load another center: their times say nothing of the ones before."""
+        self._scheduler.renew()
 
     def close(self) -> None:
         """End the actors of this pool."""
-        for actor in self._actors:
-            ray.kill(actor)
-        for group in self._groups:
-            remove_placement_group(group)
+        self._fleet.close()
+
+    # --- work ---
+
+    def map_unordered(
+        self,
+        call: Callable[[Any, int], Any],
+        sizes: Sequence[float],
+        *,
+        through: Supervised | None = None,
+    ) -> Iterator[tuple[int, Any] | Failure]:
+        """(index, result) of each piece of work as it finishes, or its Failure.
+
+        `call(actor, index)` starts a piece on an engine and returns the reference of its result,
+        `sizes` are the pieces' sizes in prompts (0: not to be measured). `through`: the actor that
+        the calls go through where they do not go to the engine itself. Errors: StoppedError when
+        a stop is asked for, after what runs has been waited for; EngineError, CheckpointError, ...
+        when no engine can work any more.
+        """
+        self._scheduler.begin(sizes)
+        self._through = through
+        given_up: dict[int, str] = {}
+        self._heard = time.monotonic()
+        while self._scheduler.unfinished:
+            if self._stop.requested:
+                self._withdraw(wanted=True)
+                if self._stop.overdue or not self._scheduler.running:
+                    self._stop.check()
+            else:
+                self._dispatch(call)
+            for done in self._happenings(given_up):
+                if not self._stop.requested:
+                    self._dispatch(call)  # before whoever takes the result makes engines wait
+                yield done
+            while given_up:
+                yield Failure(*given_up.popitem())
+        self._withdraw(wanted=False)
+
+    def _withdraw(self, *, wanted: bool) -> None:
+        """Take back calls that engines have not begun."""
+        for number in self._scheduler.waiting(wanted=wanted):
+            ray.cancel(self._pending[number].reference)
+
+    def _dispatch(self, call: Callable[[Any, int], Any]) -> None:
+        for made in self._scheduler.assign(time.monotonic()):
+            reference = call(self._fleet.engines[made.engine].actor, made.task)
+            self._pending[made.number] = _Pending(reference, made.engine)
+            self._follow("call", made.number, reference)
+
+    def _expect(self, engine: Engine) -> None:
+        self._follow("ready", engine.number, engine.starting)
+
+    def _follow(self, kind: str, number: int, reference: Any) -> None:
+        """Put an event into the queue when the reference has a value; Ray calls from a thread."""
+        events = self._events
+        reference.future().add_done_callback(lambda future: events.put((kind, number, future)))
+
+    def _happenings(self, given_up: dict[int, str]) -> Iterator[tuple[int, Any]]:
+        """Wait for events, take in all there are, look after the engines; results of pieces."""
+        try:
+            events = [self._events.get(timeout=_TICK_S)]
+        except queue.Empty:
+            events = []
+        while not self._events.empty():
+            events.append(self._events.get())
+        if events:
+            self._heard = time.monotonic()
+        for kind, number, future in events:
+            if kind == "ready":
+                self._take_in(number, future)
+                continue
+            if number in self._pending:
+                task = self._settle(number, future, given_up)
+                if task is not None:
+                    yield task, future.result()
+        self._look(given_up)
+
+    def _take_in(self, number: int, future: Any) -> None:
+        """An engine that was starting is ready, cannot work here, or is gone."""
+        if number not in self._fleet.engines:
+            return
+        try:
+            ready = future.result()
+        except RayError as error:
+            self._fleet.failed(number, last_line(error))
+            return
+        engine = self._fleet.arrived(number, ready)
+        if engine is None:
+            return
+        if self.description and ready.description != self.description:
+            other = EngineError(
+                f"engines differ: {ready.description!r} on node {ready.node[:12]}, "
+                f"{self.description!r} elsewhere"
+            )
+            self._fleet.exclude(number, ready.node, other)
+            return
+        self.description = ready.description
+        self._scheduler.join(number, time.monotonic())
+
+    def _settle(self, number: int, future: Any, given_up: dict[int, str]) -> int | None:
+        """Account for a call that is over; the piece whose result it is."""
+        engine = self._pending.pop(number).engine
+        now = time.monotonic()
+        error = future.exception()
+        if error is None:
+            return self._scheduler.finish(number, now)
+        if isinstance(error, ray.exceptions.TaskCancelledError):
+            self._scheduler.fail(number, now, blame=False)
+            return None
+        reason = last_line(error)
+        cause = getattr(error, "cause", None)
+        if isinstance(error, RayTaskError) and not isinstance(cause, (EngineLostError, RayError)):
+            if isinstance(cause, EngineUnfitError) or getattr(cause, "exit_code", 1) == 2:
+                # This node lacks something: its engines cannot do the next piece either.
+                self._engine_gone(engine, reason, given_up, blame=False, error=cause)
+                return None
+            log.warning("%s", reason)
+            task = self._scheduler.fail(number, now)
+            if task is not None:
+                given_up[task] = reason
+            return None
+        if self._through is not None and not isinstance(error, RayTaskError):
+            self._through.revive()
+            self._scheduler.fail(number, now, blame=False)
+            return None
+        # Without contact nobody knows whether the process died, or its node did.
+        unclear = isinstance(cause or error, ActorUnavailableError) or _NODE_DIED in str(error)
+        self._engine_gone(engine, reason, given_up, blame=not unclear)
+        return None
+
+    def _engine_gone(
+        self,
+        number: int,
+        reason: str,
+        given_up: dict[int, str],
+        *,
+        blame: bool,
+        error: CorpError | None = None,
+    ) -> None:
+        """Drop an engine with all its calls; the fleet starts another one."""
+        engine = self._fleet.engines[number]
+        for call in [n for n, pending in self._pending.items() if pending.engine == number]:
+            del self._pending[call]
+        for task in self._scheduler.leave(number, time.monotonic(), blame=blame):
+            given_up[task] = f"its engine was lost: {reason}"
+        if error is not None and engine.ready is not None:
+            self._fleet.exclude(number, engine.ready.node, error)
+        else:
+            log.warning("engine %d was lost; starting another (%s)", number, reason)
+            self._fleet.lost(number)
+        self._fleet.adjust()
+
+    def _look(self, given_up: dict[int, str]) -> None:
+        """Now and then: hung engines, nodes that came or went, a word to whoever waits."""
+        now = time.monotonic()
+        for number in self._scheduler.overdue(now):
+            self._engine_gone(number, "no answer within its deadline", given_up, blame=True)
+        if now - self._looked >= _LOOK_S:
+            self._looked = now
+            self._fleet.adjust()
+            self._watch()
+        if now - self._heard >= _PATIENCE_S:
+            self._heard = now
+            log.info(
+                "nothing finished for %.0f s: %d engines at work, %d wait for room or are starting",
+                _PATIENCE_S,
+                self.ready,
+                self.starting,
+            )
 
 
 class Supervised:
     """One actor that is started again when it is lost; its calls must bear being repeated."""
 
-    def __init__(self, start: Callable[[], Any], attempts: int = 3):
-        self._start, self._attempts = start, attempts
+    def __init__(self, start: Callable[[], Any], stop: StopRequest, attempts: int = 3):
+        self._start, self._stop, self._attempts = start, stop, attempts
         self.actor = start()
 
     def revive(self) -> None:
         if not is_alive(self.actor):
+            log.warning("an actor was lost; starting another")
             self.actor = self._start()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """The result of a method. Errors: what the method raised; EngineError when it stays lost."""
+        """The result of a method. Errors: what the method raised; EngineError when it stays lost;
+        StoppedError when a stop is asked for and the method takes longer than that allows."""
         reason = ""
         for _ in range(self._attempts):
+            reference = getattr(self.actor, method).remote(*arguments)
             try:
-                return ray.get(getattr(self.actor, method).remote(*arguments))
+                while not ray.wait([reference], timeout=_TICK_S)[0]:
+                    if self._stop.overdue:
+                        raise StoppedError(f"stopped by SIGTERM during {method}")
+                return ray.get(reference)
             except RayTaskError as error:
-                raise _cause(error) from error
+                raise cause_of(error) from error
             except RayError as error:
-                reason = _last_line(error)
+                reason = last_line(error)
                 log.warning("%s: %s", method, reason)
                 self.revive()
         raise EngineError(f"{method}: its actor was lost {self._attempts} times ({reason})")
@@ -309,7 +323,7 @@ class Supervised:
 
 def is_alive(actor: Any) -> bool:
     try:
-        ray.get(actor.__ray_ready__.remote(), timeout=_PATIENCE_S)
+        ray.get(actor.__ray_ready__.remote(), timeout=_READY_S)
         return True
     except GetTimeoutError:  # busy
         return True
@@ -317,12 +331,12 @@ def is_alive(actor: Any) -> bool:
         return False
 
 
-def _cause(error: RayTaskError) -> BaseException:
+def cause_of(error: RayTaskError) -> BaseException:
     """The exception raised in the actor when it is one of ours, else an EngineError about it."""
-    return error.cause if isinstance(error.cause, CorpError) else EngineError(_last_line(error))
+    return error.cause if isinstance(error.cause, CorpError) else EngineError(last_line(error))
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, CorpError):
         return str(cause)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from corp_ray import pool
+from corp_ray import cluster
 from corp_ray.errors import ConfigError
 from corp_ray.files import write_json
 from corp_ray.model_folder import export
@@ -17,8 +17,15 @@ from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Display
 from corp_ray.search import Measured, Run, RunResult
 from corp_ray.settings import Config
+from corp_ray.stopping import StopRequest
 
-Connect = Callable[[], None]
+Connect = Callable[[Sequence[str]], None]
+
+
+def config_modules(config: Config) -> list[str]:
+    """Modules that the configuration names: engine classes, a grader."""
+    named = (config.engine.kind, config.engine.judge, config.task.grader)
+    return [name.partition(":")[0] for name in named if ":" in name]
 
 
 @contextmanager
@@ -36,27 +43,31 @@ def _opened(
         f"{prepared.task_name}"
     )
     directory.check_identity(prepared.identity)
-    connect()
+    stop = StopRequest(config.ray.drain_s)
+    connect(config_modules(config))
     try:
-        engines = pool.plan_engines(
+        stop.listen()
+        engines = cluster.plan_engines(
             engines=config.ray.engines,
             gpus_per_engine=config.ray.gpus_per_engine,
             threads=config.engine.threads,
             device=config.engine.device,
             ranks=config.engine.tensor_parallel,
             judge=prepared.judge is not None,
+            wait_s=config.ray.wait_s,
+            stop=stop,
         )
-        run = Run(prepared, directory, display, engines)
+        run = Run(prepared, directory, display, engines, stop)
         try:
             yield prepared, directory, run
         finally:
             run.close()
     finally:
         directory.lease.release()
-        pool.disconnect()
+        cluster.disconnect()
 
 
-def posttrain(config: Config, display: Display, *, connect: Connect = pool.connect) -> RunResult:
+def posttrain(config: Config, display: Display, *, connect: Connect = cluster.connect) -> RunResult:
     """Run or resume the experiment of `config`; everything checkable is checked before Ray starts.
 
     Errors: ConfigError, TaskError, CheckpointError, RewardTableError for what the user can mend;
@@ -75,7 +86,7 @@ def posttrain(config: Config, display: Display, *, connect: Connect = pool.conne
 
 
 def evaluate(
-    config: Config, display: Display, *, connect: Connect = pool.connect
+    config: Config, display: Display, *, connect: Connect = cluster.connect
 ) -> tuple[Measured, ...]:
     """The base and `evaluate.model` (a model folder, or a recipe on that base) on the test split.
 

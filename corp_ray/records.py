@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+from corp_ray.errors import CorpError
+
 Terms = tuple[tuple[int, float], ...]
 
 GRADED = "graded"
@@ -114,12 +116,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class EvaluationFailure:
-    """A piece of work that no actor could finish, and why."""
+class Failure:
+    """A piece of work that no engine could finish: its place in the batch, and why."""
 
-    work: Work
+    index: int
     reason: str
-    attempts: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What an engine says when it has loaded a center and proved itself, or why it cannot work.
+
+    `node` is Ray's id of its node; `description` as from `Engine.describe`.
+    """
+
+    node: str
+    description: str = ""
+    warnings: tuple[str, ...] = ()
+    error: CorpError | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -116,6 +117,16 @@ class RewardTable:
             if (center_digest, split, candidate.digest) not in self._rows:
                 absent.setdefault(candidate.digest, candidate)
         return list(absent.values())
+
+    def means(self, center_digest: str, split: str, candidates: Sequence[Candidate]) -> np.ndarray:
+        """Mean rewards (N,). Errors: KeyError for a candidate without a row."""
+        return np.array([self._rows[center_digest, split, c.digest].mean for c in candidates])
+
+    def rewards(
+        self, center_digest: str, split: str, candidates: Sequence[Candidate]
+    ) -> np.ndarray:
+        """Rewards (N, E). Errors: KeyError for a candidate without a row."""
+        return np.array([self._rows[center_digest, split, c.digest].rewards for c in candidates])
 
     def append(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         """Write the new rows as one part; returns those that were not in the table before."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from corp_ray.consolidate import Consolidation
 from corp_ray.proposals import Decision, GridPoint
 from corp_ray.recenter import SearchState
-from corp_ray.records import Center, Evaluation, Proposal, Verdict
+from corp_ray.records import Center, Proposal, Verdict
 
 
 def describe_verdict(verdict: Verdict) -> str:
@@ -25,26 +25,29 @@ def describe_verdict(verdict: Verdict) -> str:
 def round_record(
     center: Center,
     state: SearchState,
-    origin: Evaluation,
-    scored: Sequence[Evaluation],
+    population: int,
+    center_mean: float,
+    means: Mapping[str, float],
     scores: Sequence[float],
     consolidations: dict[GridPoint, Consolidation],
     proposals: Sequence[Proposal],
     decision: Decision,
     following: SearchState,
 ) -> dict:
-    """What rounds/<t>.json holds."""
-    best = max(scored, key=lambda evaluation: evaluation.mean)
+    """What rounds/<t>.json holds: `means` and `scores` of those of the population that could be
+    scored, by candidate id."""
+    best = max(means, key=lambda candidate: means[candidate])
     return {
         "round": state.round,
         "center": {"path": center.path, "digest": center.digest},
-        "population": len(scored),
+        "population": population,
+        "set_aside": population - len(means),
         "sigma": state.sigma,
         "isotropic_share": state.isotropic_share,
         "support": {
-            "center": origin.mean,
-            "best": {"id": best.candidate.id, "mean": best.mean},
-            "constructive": dict(zip((e.candidate.id for e in scored), scores, strict=True)),
+            "center": center_mean,
+            "best": {"id": best, "mean": means[best]},
+            "constructive": dict(zip(means, scores, strict=True)),
         },
         "consolidations": [
             {

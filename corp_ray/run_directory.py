@@ -164,7 +164,15 @@ class RunDirectory:
         write_json(self.rounds / f"{number}.json", content)
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:
-        append_line(self.root / "metrics.jsonl", content)
+        self.append_line("metrics.jsonl", content)
+
+    def append_line(self, name: str, content: Mapping[str, Any]) -> None:
+        append_line(self.root / name, content)
+
+    def read_lines(self, name: str) -> list[str]:
+        """Lines of a file of the run, none when it is not there."""
+        path = self.root / name
+        return path.read_text("utf-8").splitlines() if path.exists() else []
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Scoring through the reward table: what is missing goes to the engines, what arrives goes to disk.
 
-The one place where pool, held-out splits and table meet. A row counts once it is on disk.
+The one place where pool, held-out splits and table meet. A row counts once it is on disk; a
+candidate that takes its engines down is set aside and counted, never given a made-up reward.
 """
 
 from __future__ import annotations
@@ -8,17 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from corp_ray.actors import GateActor, ScorerActor
+from corp_ray.cluster import EnginePlan
 from corp_ray.engines import EngineSettings
 from corp_ray.errors import EngineError, TaskError
-from corp_ray.pool import EnginePlan, Pool, Supervised
+from corp_ray.pool import Pool, Supervised
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
-from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
+from corp_ray.records import Candidate, Center, EngineCounts, Evaluation, Failure, Work
 from corp_ray.reward_table import RewardTable, error_share
 from corp_ray.run_directory import RunDirectory
+from corp_ray.scheduler import SchedulePolicy
+from corp_ray.set_aside import SetAside
+from corp_ray.settings import RayConfig
+from corp_ray.stopping import StopRequest
+
+_GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
 
 
 class Display(Protocol):
@@ -32,6 +42,19 @@ class Display(Protocol):
 
     def note(self, line: str) -> None: ...
 
+    def engines(self, counts: EngineCounts) -> None: ...
+
+
+def schedule_policy(settings: RayConfig) -> SchedulePolicy:
+    return SchedulePolicy(
+        in_flight=settings.in_flight,
+        attempts=settings.attempts,
+        straggler=settings.straggler,
+        hang=settings.hang,
+        hang_floor_s=settings.hang_floor_s,
+        first_s=settings.first_call_s,
+    )
+
 
 class Scoring:
     """Engines and reward table of one run, on a connected Ray cluster."""
@@ -43,102 +66,165 @@ class Scoring:
         display: Display,
         base: Center,
         engines: EnginePlan,
+        stop: StopRequest,
     ):
-        """Start the engines; only when they are ready is the run directory taken and opened."""
+        """Start the engines; only when one is ready is the run directory taken and opened."""
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
-        self._directory, self._display = directory, display
-        self._pool, engine = self._start(prepared, prepared.engine, engines, base)
-        self._judges, judge = self._pool, ""
-        if prepared.judge is not None:
-            self._judges, judge = self._start(prepared, prepared.judge, engines.judge(), base)
-        directory.lease.acquire()
-        # The table first: rows of another engine are refused before anything is moved or written.
-        self._table = RewardTable(directory.rewards, prepared.table_identity(engine, judge))
-        directory.open(prepared.identity)
+        self._max_set_aside = prepared.config.ray.max_set_aside
+        self._directory, self._display, self._stop = directory, display, stop
+        self._center = base
+        self._pools: list[Pool] = []
+        try:
+            self._pool = self._judges = self._start(prepared, prepared.engine, engines)
+            if prepared.judge is not None:
+                self._judges = self._start(prepared, prepared.judge, engines.judge())
+            judge = self._judges.description if self._judges is not self._pool else ""
+            directory.lease.acquire()
+            # The table first: rows of another engine are refused before anything is moved or written.
+            identity = prepared.table_identity(self._pool.description, judge)
+            self._table = RewardTable(directory.rewards, identity)
+            directory.open(prepared.identity)
+            self._set_aside = SetAside(directory)
+        except BaseException:
+            self.close()
+            raise
 
-    def _start(
-        self, prepared: Prepared, settings: EngineSettings, plan: EnginePlan, base: Center
-    ) -> tuple[Pool, str]:
-        """Engines that are ready, and what they say they are. Errors: EngineError."""
-        self._display.note(f"starting {plan.count} engine{'s' * (plan.count != 1)}")
+    def _start(self, prepared: Prepared, settings: EngineSettings, plan: EnginePlan) -> Pool:
+        """A pool with an engine that is ready. Errors: what the engines say when none can work."""
+        name = prepared.config.run.id
         pool = Pool(
             lambda options: ScorerActor.options(**options).remote(settings, prepared.task),
             plan,
-            warm=lambda actor: actor.ready.remote(base),
-            in_flight=prepared.config.ray.in_flight,
-            attempts=prepared.config.ray.attempts,
+            warm=lambda actor: actor.ready.remote(self._center),
+            name=f"{name}/judge" if self._pools else f"{name}/scorer",
+            policy=schedule_policy(prepared.config.ray),
+            stop=self._stop,
+            watch=self._report_engines,
         )
-        for line in dict.fromkeys(line for _, lines in pool.started for line in lines):
+        self._pools.append(pool)
+        self._display.note("starting engines")
+        for line in dict.fromkeys(pool.open()):
             self._display.note(line)
-        kinds = sorted({description for description, _ in pool.started})
-        if len(kinds) != 1:
-            raise EngineError(f"engines differ: {', '.join(kinds)}")
-        self._display.note(f"ready: {kinds[0]}")
-        return pool, kinds[0]
+        self._display.note(f"ready: {pool.description}")
+        return pool
 
     def close(self) -> None:
-        self._pool.close()
-        if self._judges is not self._pool:
-            self._judges.close()
+        for pool in self._pools:
+            pool.close()
+
+    def _report_engines(self) -> None:
+        seconds = [pool.engine_seconds() for pool in self._pools]
+        counts = EngineCounts(
+            ready=sum(pool.ready for pool in self._pools),
+            starting=sum(pool.starting for pool in self._pools),
+            restarts=sum(pool.restarts for pool in self._pools),
+            busy_s=sum(busy for busy, _ in seconds),
+            ready_s=sum(ready for _, ready in seconds),
+            set_aside=len(self._set_aside) if hasattr(self, "_set_aside") else 0,
+        )
+        self._display.engines(counts)
 
     @contextmanager
     def _phase(self, name: str, total: int, done: int) -> Iterator[None]:
-        begin, rows = time.time(), len(self._table)
+        begin, rows = time.monotonic(), len(self._table)
         self._display.phase(name, total, done)
         try:
             yield
         finally:
+            self._report_engines()
             self._display.phase_done()
             self._directory.log_metrics(
                 {
                     "phase": name,
-                    "seconds": time.time() - begin,
+                    "seconds": time.monotonic() - begin,
                     "rows": len(self._table) - rows,
-                    "restarts": sum(pool.restarts for pool in {self._pool, self._judges}),
+                    "restarts": sum(pool.restarts for pool in self._pools),
+                    "set_aside": len(self._set_aside),
                     "time": time.time(),
                 }
             )
 
+    def use(self, center: Center) -> None:
+        """From now on work is around this center; engines that start load it."""
+        if center != self._center:
+            self._center = center
+            for pool in self._pools:
+                pool.renew()
+
     def score(
         self, center: Center, split: str, candidates: Sequence[Candidate], phase: str
-    ) -> list[Evaluation]:
-        """Evaluations of all candidates on a split, in order, scoring those that the table lacks.
+    ) -> list[Candidate]:
+        """Score those that the table lacks; the candidates that have a row then, in order.
 
-        Errors: EngineError when a candidate fails on every attempt; TaskError when the verifier
-        fails too often.
+        Errors: EngineError when the center cannot be scored, or too many candidates are set aside;
+        TaskError when the verifier fails too often; StoppedError.
         """
-        missing = self._table.missing(center.digest, split, candidates)
+        self._stop.check()
+        self.use(center)
+        usable = [c for c in candidates if not self._set_aside.has(center, split, c)]
+        missing = self._table.missing(center.digest, split, usable)
         fixed = [(c,) for c in missing if c.kind != "proposal"]
-        swept = sweep_groups([c for c in missing if c.kind == "proposal"], len(self._pool))
+        proposals = [c for c in missing if c.kind == "proposal"]
+        swept = sweep_groups(proposals, max(self._pool.ready, 1))
         works = [Work(center, split, group) for group in (*fixed, *swept)]
-        with self._phase(phase, len(candidates), len(candidates) - len(missing)):
-            for result in self._pool.map_unordered(works):
-                if isinstance(result, EvaluationFailure):
-                    names = ", ".join(c.id for c in result.work.candidates)
-                    raise EngineError(
-                        f"{names}: not scored in {result.attempts} attempts: {result.reason}"
-                    )
-                self._record(result)
-        return [self._stored(center, split, candidate) for candidate in candidates]
+        prompts = self._task.sizes[split]
+        share = self._max_set_aside
+        limit = max(1, int(share * len(candidates))) if share else 0
+        with self._phase(phase, len(usable), len(usable) - len(missing)):
+            for done in self._pool.map_unordered(
+                lambda actor, index: actor.score.remote(works[index]),
+                [len(work.candidates) * prompts for work in works],
+            ):
+                if isinstance(done, Failure):
+                    self._put_aside(works[done.index], done, limit)
+                else:
+                    self._record(done[1])
+        return [c for c in usable if not self._set_aside.has(center, split, c)]
+
+    def _put_aside(self, work: Work, failure: Failure, limit: int) -> None:
+        """Note what could not be scored. Errors: EngineError when it is not to be done without."""
+        names = ", ".join(c.id for c in work.candidates)
+        if any(c.kind == "center" for c in work.candidates):
+            raise EngineError(f"{names}: not scored: {failure.reason}")
+        self._directory.lease.check()
+        self._set_aside.add(work, failure.reason)
+        self._display.note(f"set aside: {names} on {work.split} ({failure.reason})")
+        count = self._set_aside.count(work.center, work.split)
+        if count > limit:
+            raise EngineError(
+                f"{count} candidates of {work.split} could not be scored, the last one {names}: "
+                f"{failure.reason} (ray.max_set_aside={self._max_set_aside:g} allows {limit})"
+            )
 
     def judged(
         self, split: str, work: Sequence[tuple[Center, Candidate]], phase: str
     ) -> list[Evaluation]:
         """Evaluations on a held-out split, by an actor that alone holds it, on leased engines."""
+        self._stop.check()
         missing = self.unjudged(split, work)
         if missing:
             gate = Supervised(
-                lambda: GateActor.options(num_cpus=0, max_concurrency=len(self._judges)).remote(
+                lambda: GateActor.options(num_cpus=0, max_concurrency=_GATE_CALLS).remote(
                     split, self._task
-                )
+                ),
+                self._stop,
             )
+
+            def evaluate(actor: Any, index: int) -> Any:
+                return gate.actor.evaluate.remote(actor, *missing[index])
+
+            self._judges.renew()
             try:
                 with self._phase(phase, len(work), len(work) - len(missing)):
-                    for evaluation in self._judges.leased(gate, missing):
-                        self._record([evaluation])
+                    sizes = [self._task.sizes[split]] * len(missing)
+                    for done in self._judges.map_unordered(evaluate, sizes, through=gate):
+                        if isinstance(done, Failure):
+                            name = missing[done.index][1].id
+                            raise EngineError(f"{name} on {split}: {done.reason}")
+                        self._record([done[1]])
             finally:
                 gate.close()
-        return [self._stored(center, split, candidate) for center, candidate in work]
+        return [self.evaluation(center, split, candidate) for center, candidate in work]
 
     def unjudged(
         self, split: str, work: Sequence[tuple[Center, Candidate]]
@@ -147,12 +233,18 @@ class Scoring:
 
     def check_weights(self, center: Center, candidate: Candidate, digest: str) -> None:
         """EngineError unless an engine's center + candidate has exactly the tensors of `digest`."""
-        found = self._judges.digest(center, candidate)
-        if found != digest:
-            raise EngineError(
-                f"{candidate.id}: an engine holds weights {found[:12]}..., "
-                f"the staged folder {digest[:12]}..."
-            )
+        self._stop.check()
+        for done in self._judges.map_unordered(
+            lambda actor, _: actor.digest.remote(center, candidate), [0]
+        ):
+            if isinstance(done, Failure):
+                raise EngineError(f"{candidate.id}: no engine could load it: {done.reason}")
+            found = done[1]
+            if found != digest:
+                raise EngineError(
+                    f"{candidate.id}: an engine holds weights {found[:12]}..., "
+                    f"the staged folder {digest[:12]}..."
+                )
 
     def _record(self, evaluations: Sequence[Evaluation]) -> None:
         """Append what was graded; one whose verifier failed too often never becomes a row."""
@@ -169,7 +261,15 @@ class Scoring:
                     f"{evaluation.split}, task.max_error_share={limit}"
                 )
 
-    def _stored(self, center: Center, split: str, candidate: Candidate) -> Evaluation:
+    def means(self, center: Center, split: str, candidates: Sequence[Candidate]) -> np.ndarray:
+        """Mean rewards (N,) of candidates that have been scored."""
+        return self._table.means(center.digest, split, candidates)
+
+    def rewards(self, center: Center, split: str, candidates: Sequence[Candidate]) -> np.ndarray:
+        """Rewards (N, E) of candidates that have been scored, per example."""
+        return self._table.rewards(center.digest, split, candidates)
+
+    def evaluation(self, center: Center, split: str, candidate: Candidate) -> Evaluation:
         evaluation = self._table.get(center.digest, split, candidate)
         if evaluation is None:
             raise EngineError(f"{candidate.id} on {split}: scored, yet not in the reward table")

@@ -12,20 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from corp_ray import population
 from corp_ray.actors import ReducerActor
+from corp_ray.cluster import EnginePlan
 from corp_ray.consolidate import Consolidation
 from corp_ray.direction import Direction
 from corp_ray.gate import judge, paired_interval
-from corp_ray.pool import EnginePlan, Supervised
+from corp_ray.pool import Supervised
 from corp_ray.preparation import Prepared, with_prompt_tokens
 from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
 from corp_ray.recenter import SearchState, advance, constructive_score, stop_reason
 from corp_ray.recipe import Recipe
-from corp_ray.records import Candidate, Center, Commit, Evaluation, Proposal, Verdict
+from corp_ray.records import Candidate, Center, Commit, Proposal, Verdict
 from corp_ray.round_record import describe_verdict, round_record
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Display, Scoring
+from corp_ray.stopping import StopRequest
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ class Run:
         directory: RunDirectory,
         display: Display,
         engines: EnginePlan,
+        stop: StopRequest,
     ):
         self.config, self.directory, self.display = prepared.config, directory, display
         for leftover in directory.commits.glob(".staged-*"):
             shutil.rmtree(leftover)
         self.reducer = Supervised(
-            lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads)
+            lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads), stop
         )
         folder = str(prepared.folder.resolve())
         if prepared.has_tokenizer:
@@ -81,7 +86,7 @@ class Run:
             prepared = with_prompt_tokens(prepared, longest)
         self.prepared = prepared
         self.base: Center = self.reducer.call("center", folder, prepared.engine.dtype)
-        self.scoring = Scoring(prepared, directory, display, self.base, engines)
+        self.scoring = Scoring(prepared, directory, display, self.base, engines, stop)
 
     def close(self) -> None:
         self.scoring.close()
@@ -115,24 +120,36 @@ class Run:
         origin, *scored = self.scoring.score(
             center, "support", wanted, f"round {number}: population"
         )
-        consolidations = self._consolidate(sampled, scored)
+        means_N = self.scoring.means(center, "support", scored)
+        consolidations = self._consolidate(scored, means_N)
         proposals = make_proposals(consolidations, config.consolidation.steps, number)
         decision, swept = self._decide(center, recipe, proposals, number)
+        before = self.scoring.evaluation(center, "support", origin)
         weight = config.recentering.regression_weight
-        scores = [constructive_score(origin.rewards, e.rewards, weight) for e in scored]
+        rewards_NE = self.scoring.rewards(center, "support", scored)
+        scores = [constructive_score(before.rewards, row, weight) for row in rewards_NE]
         following = advance(
             state,
-            directions=[Direction(candidate.terms) for candidate in sampled],
-            rewards=[evaluation.mean for evaluation in scored],
+            directions=[Direction(candidate.terms) for candidate in scored],
+            rewards=[float(mean) for mean in means_N],
             scores=scores,
-            drawn_sigmas=[candidate.sigma for candidate in sampled],
+            drawn_sigmas=[candidate.sigma for candidate in scored],
             listed_sigmas=config.population.sigmas,
             accepted=decision.accepted,
             rounds=config.recentering.rounds,
             rank=config.consolidation.rank,
         )
         record = round_record(
-            center, state, origin, scored, scores, consolidations, swept, decision, following
+            center,
+            state,
+            len(sampled),
+            before.mean,
+            dict(zip((c.id for c in scored), map(float, means_N), strict=True)),
+            scores,
+            consolidations,
+            swept,
+            decision,
+            following,
         )
         self.directory.write_round(number, record)
         commit = None
@@ -161,14 +178,14 @@ class Run:
         )
 
     def _consolidate(
-        self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]
+        self, candidates: Sequence[Candidate], means_N: np.ndarray
     ) -> dict[GridPoint, Consolidation]:
         settings = self.config.consolidation
         grid = [(q, b) for q in settings.quantiles for b in settings.inverse_temperatures]
         results = self.reducer.call(
             "consolidate",
             [Direction(candidate.terms) for candidate in candidates],
-            [evaluation.mean for evaluation in evaluations],
+            means_N,
             grid,
             settings.rank,
             settings.compatibility,
@@ -180,15 +197,19 @@ class Run:
     ) -> tuple[Decision, list[Proposal]]:
         """Score proposals on validation and take the best, if it gains there, to the gate."""
         wanted = [center_candidate(number), *(p.candidate for p in proposals)]
-        scored = self.scoring.score(
+        origin, *scored = self.scoring.score(
             center, "validation", wanted, f"round {number}: validation sweep"
         )
+        before = self.scoring.evaluation(center, "validation", origin)
+        kept = {candidate.id for candidate in scored}
+        proposals = [p for p in proposals if p.candidate.id in kept]
+        means = self.scoring.means(center, "validation", [p.candidate for p in proposals])
         swept = [
-            replace(p, validation_mean=evaluation.mean)
-            for p, evaluation in zip(proposals, scored[1:], strict=True)
+            replace(p, validation_mean=float(mean))
+            for p, mean in zip(proposals, means, strict=True)
         ]
         best = best_proposal(swept)
-        if best is None or best.validation_mean <= scored[0].mean:
+        if best is None or best.validation_mean <= before.mean:
             return Decision(best, "no_gain_on_validation"), swept
         verdict = self._gate(center, recipe, best, number)
         self.display.note(describe_verdict(verdict))
@@ -248,8 +269,8 @@ class Run:
         """The test table: base, best single candidate of round 0, committed model."""
         singles = self._sample(SearchState())
         scored = self.scoring.score(self.base, "support", singles, "best single candidate")
-        best = max(range(len(singles)), key=lambda k: (scored[k].mean, -k))
-        work = [(self.base, center_candidate(0)), (self.base, singles[best])]
+        best = scored[int(np.argmax(self.scoring.means(self.base, "support", scored)))]
+        work = [(self.base, center_candidate(0)), (self.base, best)]
         work += [(center, center_candidate(0))] if commits else []
         return self._measured(work, ("base", "best single", "committed"))
 

@@ -108,10 +108,17 @@ class EngineConfig:
 
 @dataclass
 class RayConfig:
-    engines: int = 0  # 0: as many as the cluster's CPUs or GPUs hold
+    engines: int = 0  # at most so many; 0: as many as the cluster's CPUs or GPUs hold
     gpus_per_engine: float = -1.0  # -1: one a rank where the engine runs on GPUs, else none
-    in_flight: int = 2  # calls queued at one engine
-    attempts: int = 3  # times a piece of work is tried before the run stops
+    in_flight: int = 2  # calls at one engine, the running one included
+    attempts: int = 3  # engines that a candidate may take down before it is set aside
+    max_set_aside: float = 0.05  # a run stops when a larger share of a population is set aside
+    straggler: float = 2.0  # times the median after which an idle engine starts a second copy
+    hang: float = 10.0  # times the longest measured after which an engine counts as hung
+    hang_floor_s: float = 120.0  # and not before so many seconds
+    first_call_s: float = 3600.0  # limit of an engine's first call, which no measurement bounds
+    wait_s: float = 60.0  # how long a cluster without room for an engine is given to grow
+    drain_s: float = 30.0  # how long running candidates may take after SIGTERM
 
 
 @dataclass

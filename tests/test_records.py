@@ -25,11 +25,12 @@ from corp_ray.records import (
     Commit,
     EngineCounts,
     Evaluation,
-    EvaluationFailure,
     Example,
+    Failure,
     Generation,
     Grade,
     Proposal,
+    Ready,
     Verdict,
     Work,
     direction_digest,
@@ -52,7 +53,8 @@ RECORDS = [
     CANDIDATE,
     WORK,
     Evaluation(CANDIDATE, "abc", "gate", (0.1, 1.0), ("graded",) * 2, 9, 0.5, "fake"),
-    EvaluationFailure(WORK, "its engine died", 3),
+    Failure(3, "its engine died"),
+    Ready("abc", "fake bfloat16", ("a warning",)),
     PROPOSAL,
     VERDICT,
     Commit(1, 0, "runs/a/commits/1", "def", TERMS),
@@ -110,16 +112,18 @@ def test_every_error_pickles_with_its_message_and_exit_code(kind):
     back = sent(kind("splits.gate=1: expected at least 2"))
     assert type(back) is kind
     assert str(back) == "splits.gate=1: expected at least 2"
-    assert back.exit_code == kind.exit_code in (1, 2)
+    assert back.exit_code == kind.exit_code in (1, 2, 143)
 
 
-def test_input_that_a_user_can_mend_exits_with_2_and_a_failure_with_1():
+def test_input_that_a_user_can_mend_exits_with_2_a_failure_with_1_and_a_stop_with_143():
     assert {kind.__name__: kind.exit_code for kind in set(ERRORS)} == {
         "CorpError": 1,
         "ConfigError": 2,
         "TaskError": 2,
         "EngineError": 1,
         "EngineLostError": 1,
+        "EngineUnfitError": 1,
+        "StoppedError": 143,
         "LeaseError": 1,
         "RewardTableError": 2,
         "CheckpointError": 2,

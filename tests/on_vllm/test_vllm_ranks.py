@@ -23,8 +23,11 @@ from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings, make_engine
 from corp_ray.engines.self_check import self_check
 from corp_ray.errors import ConfigError
-from corp_ray.pool import EnginePlan, Pool
-from corp_ray.records import Center
+from corp_ray.cluster import EnginePlan
+from corp_ray.pool import Pool
+from corp_ray.records import Center, Ready
+from corp_ray.scheduler import SchedulePolicy
+from corp_ray.stopping import StopRequest
 from tests import runs
 from tests.pico import pico_llama, pico_tokenizer
 
@@ -165,13 +168,17 @@ def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(cluster):
     @ray.remote
     class Idle:
         def ready(self):
-            return "idle", []
+            return Ready(ray.get_runtime_context().get_node_id(), "idle")
 
     pool = Pool(
         lambda options: Idle.options(**options).remote(),
-        EnginePlan(count=1, cpus=2, gpus=0, ranks=2),
+        EnginePlan(1, cpus=2, gpus=0, ranks=2),
         warm=lambda actor: actor.ready.remote(),
+        name="ranks",
+        policy=SchedulePolicy(),
+        stop=StopRequest(1.0),
     )
+    assert pool.open() == []
     groups = [g for g in placement_group_table().values() if g["state"] == "CREATED"]
     assert [group["strategy"] for group in groups] == ["STRICT_PACK"]
     assert groups[0]["bundles"] == {0: {"CPU": 2.0}}

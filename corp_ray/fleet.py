@@ -1,0 +1,143 @@
+"""The engines of a pool as Ray actors: started where there is room, replaced, given back.
+
+The fleet follows the cluster: more engines start as nodes join, those that a lost node leaves
+without a place are withdrawn, and a node on which an engine cannot work is left out with a warning.
+Actors are named with the run's id; none is detached.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from corp_ray import cluster
+from corp_ray.cluster import EnginePlan
+from corp_ray.errors import CorpError, EngineError
+from corp_ray.records import Ready
+
+log = logging.getLogger(__name__)
+
+_NODE = "ray.io/node-id"
+
+
+@dataclass
+class Engine:
+    """One actor; `ready` is what it said when it was."""
+
+    number: int
+    actor: Any
+    starting: Any  # reference to its Ready
+    group: PlacementGroup | None = None
+    ready: Ready | None = None
+
+
+@dataclass
+class Fleet:
+    """`start(options)` makes an actor handle, `warm(actor)` the reference to its `Ready`;
+    `began(engine)` is told of each engine that starts, to watch for it."""
+
+    start: Callable[[dict[str, Any]], Any]
+    warm: Callable[[Any], Any]
+    began: Callable[[Engine], None]
+    plan: EnginePlan
+    name: str
+    attempts: int = 3
+    engines: dict[int, Engine] = field(default_factory=dict)
+    restarts: int = 0
+    _numbers: int = 0
+    _failures: int = 0  # starts in a row that no engine survived
+    _excluded: dict[str, CorpError] = field(default_factory=dict)  # by node
+
+    def adjust(self) -> None:
+        """Start engines where there is room for more; withdraw those that wait for a lost place.
+
+        Errors: what the first engine said when none can work anywhere.
+        """
+        places = self.plan.fits(cluster.nodes(self._excluded))
+        if not places and not self.engines and self._excluded:
+            raise next(iter(self._excluded.values()))
+        wanted = self.plan.wanted(places) if places or not self._excluded else 0
+        waiting = [e for e in self.engines.values() if e.ready is None]
+        for engine in reversed(waiting[: max(len(self.engines) - wanted, 0)]):
+            self._end(engine)
+        while len(self.engines) < wanted:
+            self._start_one()
+
+    def _start_one(self) -> None:
+        self._numbers += 1
+        options: dict[str, Any] = {
+            "name": f"corp_ray/{self.name}/{self._numbers}",
+            "num_cpus": self.plan.cpus,
+            "num_gpus": self.plan.gpus,
+        }
+        elsewhere = {_NODE: f"!in({','.join(sorted(self._excluded))})"} if self._excluded else {}
+        group = None
+        if self.plan.ranks > 1:
+            group = placement_group(
+                [self.plan.resources()],
+                strategy="STRICT_PACK",
+                bundle_label_selector=[elsewhere] if elsewhere else None,
+            )
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group)
+        elif elsewhere:
+            options["label_selector"] = elsewhere
+        actor = self.start(options)
+        engine = Engine(self._numbers, actor, self.warm(actor), group)
+        self.engines[engine.number] = engine
+        self.began(engine)
+
+    def arrived(self, number: int, ready: Ready) -> Engine | None:
+        """An engine has started, or says why it cannot work on its node; None when that is so."""
+        engine = self.engines.get(number)
+        if engine is None:
+            return None
+        if ready.error is not None:
+            self.exclude(number, ready.node, ready.error)
+            return None
+        self._failures = 0
+        engine.ready = ready
+        return engine
+
+    def exclude(self, number: int, node: str, error: CorpError) -> None:
+        """Withdraw an engine and use its node no more in this run."""
+        addresses = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes()}
+        if len(addresses) > 1:
+            error = type(error)(f"node {addresses.get(node, node[:12])}: {error}")
+        log.warning("%s; no engine is started there any more", error)
+        self._excluded.setdefault(node, error)
+        self.drop(number)
+
+    def failed(self, number: int, reason: str) -> None:
+        """An engine was lost before it was ready. Errors: EngineError when that goes on."""
+        self._failures += 1
+        if self._failures >= self.attempts * max(len(self.engines), 1):
+            raise EngineError(f"an engine failed to start {self._failures} times: {reason}")
+        log.warning("an engine failed to start (%s); starting another", reason)
+        self.lost(number)
+
+    def lost(self, number: int) -> None:
+        """An engine is gone; the next `adjust` starts another if there is room."""
+        if number in self.engines:
+            self.restarts += 1
+            self.drop(number)
+
+    def drop(self, number: int) -> None:
+        engine = self.engines.get(number)
+        if engine is not None:
+            self._end(engine)
+
+    def _end(self, engine: Engine) -> None:
+        del self.engines[engine.number]
+        ray.kill(engine.actor)
+        if engine.group is not None:
+            remove_placement_group(engine.group)
+
+    def close(self) -> None:
+        for engine in list(self.engines.values()):
+            self._end(engine)

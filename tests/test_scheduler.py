@@ -1,0 +1,227 @@
+"""The scheduler by itself: nothing is lost or done twice, nobody idles, stragglers and hangs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corp_ray.scheduler import SchedulePolicy, Scheduler
+
+
+def make(engines=2, sizes=(1.0,) * 6, **policy):
+    scheduler = Scheduler(SchedulePolicy(**policy))
+    for number in range(engines):
+        scheduler.join(number, 0.0)
+    scheduler.begin(sizes)
+    return scheduler
+
+
+def warm(scheduler, engines, seconds=1.0, now=0.0):
+    """Each engine has done two pieces, of which the second is measured."""
+    for _ in range(2):
+        scheduler.begin([1.0] * engines)
+        calls = scheduler.assign(now)
+        now += seconds
+        for call in calls:
+            scheduler.finish(call.number, now)
+    return now
+
+
+def test_every_engine_gets_a_piece_and_one_in_waiting_while_many_are_left():
+    scheduler = make(engines=2, sizes=[1.0] * 10)
+    calls = scheduler.assign(0.0)
+    assert [(c.engine, c.task) for c in calls] == [(0, 0), (1, 1), (0, 2), (1, 3)]
+    assert [c.started for c in calls] == [0.0, 0.0, None, None]
+    assert scheduler.assign(0.0) == []
+
+
+def test_the_last_pieces_wait_for_whoever_is_free_first():
+    scheduler = make(engines=2, sizes=[1.0] * 4)
+    first, second = scheduler.assign(0.0)
+    assert scheduler.finish(second.number, 1.0) == 1
+    assert [(c.engine, c.task) for c in scheduler.assign(1.0)] == [(1, 2)]
+    assert first.engine == 0
+
+
+def test_a_piece_that_waits_starts_when_the_one_before_it_ends():
+    scheduler = make(engines=1, sizes=[1.0] * 4)
+    first, second = scheduler.assign(0.0)
+    scheduler.finish(first.number, 3.0)
+    assert second.started == 3.0
+
+
+def test_a_lost_engines_pieces_are_done_by_others():
+    scheduler = make(engines=2, sizes=[1.0] * 10)
+    scheduler.assign(0.0)
+    assert scheduler.leave(0, 1.0, blame=True) == []
+    done = set()
+    now = 1.0
+    while scheduler.unfinished:
+        scheduler.assign(now)
+        now += 1
+        call = next(iter(scheduler._engines[1].calls))
+        done.add(scheduler.finish(call.number, now))
+    assert done == set(range(10))
+
+
+def test_a_piece_that_takes_three_engines_down_is_given_up_and_only_that():
+    scheduler = make(engines=1, sizes=[1.0] * 3)
+    bad, given_up, done = 1, [], []
+    engine = 0
+    for moment in range(100):
+        if not scheduler.unfinished:
+            break
+        for call in scheduler.assign(float(moment)):
+            if call.task == bad:
+                given_up += scheduler.leave(engine, moment + 0.5, blame=True)
+                engine += 1
+                scheduler.join(engine, moment + 0.5)
+                break
+            done.append(scheduler.finish(call.number, moment + 0.5))
+    assert given_up == [bad]
+    assert sorted(done) == [0, 2]
+    assert engine == 3
+
+
+def test_pieces_that_only_waited_at_a_lost_engine_are_not_blamed():
+    scheduler = make(engines=1, sizes=[1.0] * 4, attempts=1)
+    running, waiting = scheduler.assign(0.0)
+    assert scheduler.leave(0, 1.0, blame=True) == [running.task]
+    scheduler.join(1, 1.0)
+    assert waiting.task in {call.task for call in scheduler.assign(1.0)}
+
+
+def test_a_node_that_goes_down_blames_nobody():
+    scheduler = make(engines=1, sizes=[1.0], attempts=2)
+    for engine in range(5):
+        assert len(scheduler.assign(float(engine))) == 1
+        assert scheduler.leave(engine, engine + 0.5, blame=False) == []
+        scheduler.join(engine + 1, engine + 0.5)
+
+
+def test_an_idle_engine_copies_a_straggler_and_the_first_result_counts():
+    scheduler = make(engines=2)
+    now = warm(scheduler, 2)
+    now = warm(scheduler, 2, now=now)
+    scheduler.begin([1.0, 1.0])
+    slow, fast = scheduler.assign(now)
+    scheduler.finish(fast.number, now + 1)
+    assert scheduler.assign(now + 1.9) == [], "not yet twice the median"
+    (copy,) = scheduler.assign(now + 2.1)
+    assert (copy.task, copy.engine) == (slow.task, fast.engine)
+    assert scheduler.finish(copy.number, now + 3.1) == slow.task
+    assert scheduler.unfinished == 0
+    assert scheduler.finish(slow.number, now + 9) is None
+
+
+def test_an_idle_engine_takes_over_what_waits_behind_a_busy_one():
+    scheduler = make(engines=1, sizes=[1.0] * 3)
+    running, waiting = scheduler.assign(0.0)
+    scheduler.join(1, 0.0)
+    (third,) = scheduler.assign(0.0)
+    assert third.engine == 1
+    scheduler.finish(third.number, 1.0)
+    (copy,) = scheduler.assign(1.0)
+    assert (copy.task, copy.engine) == (waiting.task, 1)
+    assert scheduler.finish(copy.number, 2.0) == waiting.task
+    assert scheduler.waiting(wanted=False) == [waiting.number]
+    assert running.started == 0.0
+
+
+def test_calls_of_an_earlier_batch_keep_their_engine_busy_and_count_for_nothing():
+    scheduler = make(engines=2, sizes=[1.0] * 2)
+    old, other = scheduler.assign(0.0)
+    scheduler.finish(other.number, 1.0)
+    scheduler.begin([1.0])
+    (call,) = scheduler.assign(1.0)
+    assert call.engine == other.engine
+    assert scheduler.finish(old.number, 2.0) is None
+    assert scheduler.unfinished == 1
+    assert scheduler.finish(call.number, 3.0) == 0
+
+
+def test_an_engine_hangs_when_it_is_past_ten_times_the_longest_and_the_floor():
+    scheduler = make(engines=2, hang=10.0, hang_floor_s=5.0)
+    now = warm(scheduler, 2)
+    scheduler.begin([1.0, 1.0])
+    scheduler.assign(now)
+    assert scheduler.overdue(now + 9.9) == []
+    assert scheduler.overdue(now + 10.1) == [0, 1]
+    scheduler = make(engines=1, hang=10.0, hang_floor_s=50.0)
+    now = warm(scheduler, 1)
+    scheduler.begin([1.0])
+    scheduler.assign(now)
+    assert scheduler.overdue(now + 49) == []
+    assert scheduler.overdue(now + 51) == [0]
+
+
+def test_a_first_call_and_one_around_a_new_center_have_the_long_limit():
+    scheduler = make(engines=1, hang_floor_s=1.0, first_s=1000.0)
+    scheduler.assign(0.0)
+    assert scheduler.overdue(999.0) == []
+    assert scheduler.overdue(1001.0) == [0]
+    scheduler = make(engines=1, hang_floor_s=1.0, first_s=1000.0)
+    now = warm(scheduler, 1)
+    scheduler.renew()
+    scheduler.begin([1.0])
+    scheduler.assign(now)
+    assert scheduler.overdue(now + 999) == []
+
+
+def test_larger_pieces_may_take_longer():
+    scheduler = make(engines=1, hang=2.0, hang_floor_s=0.1)
+    now = warm(scheduler, 1)
+    scheduler.begin([7.0])
+    scheduler.assign(now)
+    assert scheduler.overdue(now + 13.9) == []
+    assert scheduler.overdue(now + 14.1) == [0]
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+def test_engine_seconds_are_those_with_a_call_running(engines):
+    scheduler = make(engines=engines, sizes=[1.0] * engines)
+    calls = scheduler.assign(0.0)
+    for call in calls:
+        scheduler.finish(call.number, 2.0)
+    assert scheduler.engine_seconds(4.0) == (2.0 * engines, 4.0 * engines)
+    scheduler.leave(0, 4.0, blame=False)
+    assert scheduler.engine_seconds(4.0) == (2.0 * engines, 4.0 * engines)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 40))
+def test_whatever_happens_every_piece_is_done_once_or_given_up_once(seed, engines, pieces):
+    """Random durations, losses, failures, joins; the batch ends and each piece has one outcome."""
+    chance = random.Random(seed)
+    scheduler = make(engines=engines, sizes=[1.0] * pieces)
+    open_calls, outcomes, names, now = {}, [], engines, 0.0
+    for _ in range(10_000):
+        if not scheduler.unfinished:
+            break
+        for call in scheduler.assign(now):
+            assert call.number not in open_calls
+            open_calls[call.number] = call
+        now += chance.expovariate(1.0)
+        running = [c for c in open_calls.values() if c.started is not None]
+        what = chance.random()
+        if what < 0.7 and running:
+            call = chance.choice(running)
+            del open_calls[call.number]
+            outcomes.append(scheduler.finish(call.number, now))
+        elif what < 0.8 and running:
+            call = chance.choice(running)
+            del open_calls[call.number]
+            outcomes.append(scheduler.fail(call.number, now))
+        elif what < 0.9 and scheduler.engines:
+            engine = chance.choice(scheduler.engines)
+            open_calls = {n: c for n, c in open_calls.items() if c.engine != engine}
+            outcomes += scheduler.leave(engine, now, blame=chance.random() < 0.5)
+        else:
+            scheduler.join(names, now)
+            names += 1
+    assert scheduler.unfinished == 0
+    counted = [task for task in outcomes if task is not None]
+    assert sorted(counted) == list(range(pieces))
