@@ -14,16 +14,29 @@ from corp_ray.errors import ConfigError, CorpError
 from corp_ray.settings import Config
 
 
-def parse_config(description: str, arguments: Sequence[str] | None = None) -> Config:
-    """The configuration named by --config with key=value overrides; --print-config shows it."""
+def parse_config(
+    description: str, arguments: Sequence[str] | None = None, *, from_rewards: bool = False
+) -> Config:
+    """The configuration named by --config with key=value overrides; --print-config shows it.
+
+    `from_rewards`: whether the job takes --from-rewards, short for run.from_rewards=".".
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", help="YAML file, one experiment (see conf/)")
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
+    if from_rewards:
+        parser.add_argument(
+            "--from-rewards",
+            action="store_true",
+            help="round 0 rests on the rewards in the run directory, as jobs.score has left them",
+        )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_intermixed_args(arguments)
     config = configuration.load(given.config, given.overrides)
+    if from_rewards and given.from_rewards and not config.run.from_rewards:
+        config.run.from_rewards = "."
     if given.print_config:
         sys.stdout.write(configuration.to_yaml(config))
         raise SystemExit(0)

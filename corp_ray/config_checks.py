@@ -38,6 +38,8 @@ _LEAST = {
     "ray.engines": 0,
     "ray.in_flight": 1,
     "ray.attempts": 1,
+    "score.shard": 0,
+    "score.shards": 1,
 }
 Range = tuple[float, float, bool, bool, str]  # least, most, each allowed itself, in words
 
@@ -95,6 +97,8 @@ def problems(config: Config) -> Iterator[Problem]:
         if len(set(grid)) != len(grid):
             yield name, grid, "each value once"
         yield from ((name, x, words) for x in grid if not _inside(x, bounds))
+    if config.score.shard >= config.score.shards:
+        yield "score.shard", config.score.shard, f"less than score.shards ({config.score.shards})"
     gpus = config.ray.gpus_per_engine
     if gpus != -1 and not 0 <= gpus < math.inf:
         yield "ray.gpus_per_engine", gpus, "a number from 0 up, or -1"

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corp_ray.records import EngineCounts, Evaluation
-from corp_ray.search import Measured, RunResult
+from corp_ray.search import Measured, RunResult, Scored
 
 log = logging.getLogger("corp_ray")
 
@@ -116,6 +116,16 @@ def _console() -> Console:
 def show_evaluation(rows: Sequence[Measured]) -> None:
     """The test table of jobs/evaluate, on standard output."""
     _show_table(_console(), rows, "test split")
+
+
+def show_scored(scored: Scored) -> None:
+    """What jobs/score has done, on standard output."""
+    _console().print(
+        f"shard {scored.shard} of {scored.shards}: {scored.candidates} candidates scored; "
+        f"{scored.in_table} of {scored.population} are in the table of {scored.directory}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def show_result(result: RunResult) -> None:

@@ -15,7 +15,7 @@ from corp_ray.model_folder import export
 from corp_ray.preparation import Prepared, prepare
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Display
-from corp_ray.search import Measured, Run, RunResult
+from corp_ray.search import Measured, Run, RunResult, Scored
 from corp_ray.settings import Config
 from corp_ray.stopping import StopRequest
 
@@ -28,12 +28,23 @@ def config_modules(config: Config) -> list[str]:
     return [name.partition(":")[0] for name in named if ":" in name]
 
 
+def check_place(config: Config) -> None:
+    """ConfigError for a run directory inside the temporary copy that a submitted job works in."""
+    place = config.run.directory
+    if cluster.submitted() and "://" not in place and not Path(place).expanduser().is_absolute():
+        raise ConfigError(
+            f"run.directory={place!r}: expected an absolute path or a URL; a submitted job works in "
+            "a temporary copy of its working directory, and what it leaves there is lost"
+        )
+
+
 @contextmanager
 def _opened(
-    config: Config, display: Display, connect: Connect
+    config: Config, display: Display, connect: Connect, *, shard: str = ""
 ) -> Iterator[tuple[Prepared, RunDirectory, Run]]:
     """A checked configuration, its directory and its engines; everything is closed at the end."""
-    directory = RunDirectory(config)
+    check_place(config)
+    directory = RunDirectory(config, shard=shard)
     directory.check_config()
     directory.check_writable()
     directory.lease.check_free()
@@ -83,6 +94,16 @@ def posttrain(config: Config, display: Display, *, connect: Connect = cluster.co
         }
         write_json(directory.report / "test.json", content)
     return result
+
+
+def score(config: Config, display: Display, *, connect: Connect = cluster.connect) -> Scored:
+    """Score one shard of round 0's population into the run's reward table; decides nothing.
+
+    Several may be at work on one run at once. Errors: as `posttrain`.
+    """
+    shard, shards = config.score.shard, config.score.shards
+    with _opened(config, display, connect, shard=f"{shard}-of-{shards}") as (_, _, run):
+        return run.score_shard(shard, shards)
 
 
 def evaluate(

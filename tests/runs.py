@@ -57,7 +57,7 @@ def configuration(folder: Path, **changes: object) -> Path:
         },
         "recentering": {"rounds": 1, "population": 12},
         "engine": {"kind": "tests.fake_engine:FakeEngine", "device": "cpu"},
-        "ray": {"engines": 2},
+        "ray": {"engines": 2, "wait_s": 0},
     }
     config = OmegaConf.merge(
         OmegaConf.create(base), OmegaConf.from_dotlist([f"{k}={v}" for k, v in changes.items()])

@@ -19,11 +19,11 @@ from ray.util.placement_group import placement_group_table
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from corp_ray import checkpoint, parameters
+from corp_ray.cluster import EnginePlan
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings, make_engine
 from corp_ray.engines.self_check import self_check
 from corp_ray.errors import ConfigError
-from corp_ray.cluster import EnginePlan
 from corp_ray.pool import Pool
 from corp_ray.records import Center, Ready
 from corp_ray.scheduler import SchedulePolicy
