@@ -103,11 +103,15 @@ class Pool:
         """
         self._fleet.adjust()
         while not self.ready:
-            self._stop.check()
-            for _ in self._happenings({}):
-                pass
+            self.wait()
         first = next(e.ready for e in self._fleet.engines.values() if e.ready is not None)
         return list(first.warnings)
+
+    def wait(self) -> None:
+        """Take in what happens to the engines while there is no work. Errors: as `open`."""
+        self._stop.check()
+        for _ in self._happenings({}):
+            pass
 
     def renew(self) -> None:
         """The next calls load another center: their times say nothing of the ones before."""

@@ -261,6 +261,11 @@ class Scoring:
                     f"{evaluation.split}, task.max_error_share={limit}"
                 )
 
+    def count(self, center: Center, split: str, candidates: Sequence[Candidate]) -> int:
+        """How many of the candidates have a row by now, those of other jobs included."""
+        self._table.refresh()
+        return len(candidates) - len(self._table.missing(center.digest, split, candidates))
+
     def means(self, center: Center, split: str, candidates: Sequence[Candidate]) -> np.ndarray:
         """Mean rewards (N,) of candidates that have been scored."""
         return self._table.means(center.digest, split, candidates)
