@@ -19,6 +19,7 @@ from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, Evaluation, EvaluationFailure, Work
 from corp_ray.reward_table import RewardTable, error_share
 from corp_ray.run_directory import RunDirectory
+from corp_ray.storage import Storage
 
 
 class Display(Protocol):
@@ -53,7 +54,8 @@ class Scoring:
             self._judges, judge = self._start(prepared, prepared.judge, engines.judge(), base)
         directory.lease.acquire()
         # The table first: rows of another engine are refused before anything is moved or written.
-        self._table = RewardTable(directory.rewards, prepared.table_identity(engine, judge))
+        rewards = Storage.open(directory.rewards)
+        self._table = RewardTable(rewards, prepared.table_identity(engine, judge))
         directory.open(prepared.identity)
 
     def _start(
