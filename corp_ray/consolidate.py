@@ -13,33 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corp_ray.direction import Direction, coordinates, from_coordinates
-
-# A spread this small beside the values themselves is rounding, not dispersion.
-_ROUNDING = 64 * np.finfo(np.float64).eps
-# Keeps the concentration of a cloud without spread finite; part of the published statistic.
-_KAPPA_FLOOR = 1e-12
-
-
-@dataclass(frozen=True)
-class CloudStatistics:
-    """A weighted cloud of directions: its mean and how it spreads around it.
-
-    `eigenvalues`, all of them, descending; `axes`, the unit principal directions of the first
-    `rank`; `effective_rank` is exp of the entropy of the eigenvalues' shares; `kappa` is
-    norm^2 / (trace + 1e-12); `ess` is 1 / sum of squared weights.
-    """
-
-    mean: Direction
-    norm: float
-    trace: float
-    effective_rank: float
-    eigenvalues: np.ndarray
-    axes: tuple[Direction, ...]
-    kappa: float
-    ess: float
-    entropy: float
-    largest_weight: float
+from corp_ray.cloud import (
+    ROUNDING,
+    CloudStatistics,
+    cloud_statistics,
+    effective_sample_size,
+    members_of,
+)
+from corp_ray.direction import Direction
 
 
 @dataclass(frozen=True)
@@ -122,45 +103,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / np.sum(shifted)
 
 
-def effective_sample_size(weights: np.ndarray) -> float:
-    return float(1.0 / np.sum(np.square(weights)))
-
-
 def standardize(values: np.ndarray, scale: float) -> np.ndarray:
     """(v - mean) / population std; zeros where the std is rounding error of numbers of size `scale`."""
     mean, std = np.mean(values), np.std(values)
-    if std <= _ROUNDING * scale:
+    if std <= ROUNDING * scale:
         return np.zeros_like(values)
     return (values - mean) / std
-
-
-def cloud_statistics(
-    seeds: np.ndarray, rows_MS: np.ndarray, weights_M: np.ndarray, rank: int
-) -> CloudStatistics:
-    """Weighted mean and principal axes of M directions given by coordinates (M, S) on S seeds."""
-    mean_S = weights_M @ rows_MS
-    norm = float(np.linalg.norm(mean_S))
-    spread_MS = np.sqrt(weights_M)[:, None] * (rows_MS - mean_S)
-    _, singular, axes = np.linalg.svd(spread_MS, full_matrices=False)
-    eigenvalues = singular**2
-    size = float(weights_M @ np.sum(rows_MS**2, axis=1))
-    eigenvalues[eigenvalues <= _ROUNDING**2 * size] = 0.0
-    trace = float(np.sum(eigenvalues))
-    shares = eigenvalues[eigenvalues > 0] / trace if trace > 0 else np.zeros(0)
-    effective_rank = math.exp(-float(np.sum(shares * np.log(shares)))) if trace > 0 else 0.0
-    used = weights_M[weights_M > 0]
-    return CloudStatistics(
-        mean=from_coordinates(seeds, mean_S),
-        norm=norm,
-        trace=trace,
-        effective_rank=effective_rank,
-        eigenvalues=eigenvalues,
-        axes=tuple(from_coordinates(seeds, axis) for axis in axes[:rank]),
-        kappa=norm**2 / (trace + _KAPPA_FLOOR),
-        ess=effective_sample_size(weights_M),
-        entropy=-float(np.sum(used * np.log(used))),
-        largest_weight=float(np.max(weights_M)),
-    )
 
 
 def _checked(directions: Iterable, values: Sequence[float], what: str):
@@ -194,15 +142,15 @@ def consolidate(
     threshold = float(np.quantile(rewards_N, quantile))
     elite = np.flatnonzero(rewards_N >= threshold)
     rewards_E = rewards_N[elite]
-    seeds, rows_ES = coordinates(listed[i] for i in elite)
+    members = members_of(listed[i] for i in elite)
 
     pass1 = softmax(inverse_temperature * rewards_E)
-    p_S = pass1 @ rows_ES
+    p_S = members.combine(pass1)
     p_norm = float(np.linalg.norm(p_S))
     unit_S = p_S / p_norm if p_norm > 0 else p_S
-    squared_E = np.sum(rows_ES**2, axis=1)
+    squared_E = members.squared_M
     norms_E = np.sqrt(squared_E)
-    along_E = rows_ES @ unit_S
+    along_E = members.along(unit_S)
     alignment = np.divide(along_E, norms_E, out=np.zeros_like(along_E), where=norms_E > 0)
     dispersion = np.maximum(squared_E - along_E**2, 0.0)
 
@@ -215,7 +163,7 @@ def consolidate(
         alignment=alignment,
         dispersion=dispersion,
         pass2_weights=pass2,
-        cloud=cloud_statistics(seeds, rows_ES, pass2, rank),
+        cloud=cloud_statistics(members, pass2, rank),
     )
 
 
@@ -252,10 +200,9 @@ def merge_positive(
         weights, temperature = np.full(members, 1.0 / members), math.inf
     else:
         weights, temperature = _tempered(scores_P, target)
-    seeds, rows_PS = coordinates(listed[i] for i in positive)
     return PositiveMerge(
         positive=positive,
         weights=weights,
         temperature=temperature,
-        cloud=cloud_statistics(seeds, rows_PS, weights, rank),
+        cloud=cloud_statistics(members_of(listed[i] for i in positive), weights, rank),
     )

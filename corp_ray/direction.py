@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -83,18 +84,46 @@ class Direction:
         return self.scale(1 / norm) if norm else self
 
 
+@dataclass(frozen=True)
+class SparseRows:
+    """`count` directions as rows over their shared axes, term by term.
+
+    `seeds` uint64 (S,) ascending; term t is `amplitudes[t]` on seed `columns[t]` of direction
+    `rows[t]`.
+    """
+
+    count: int
+    seeds: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    amplitudes: np.ndarray
+
+    def dense(self) -> np.ndarray:
+        """Coordinates float64 (count, S)."""
+        rows_NS = np.zeros((self.count, len(self.seeds)))
+        rows_NS[self.rows, self.columns] = self.amplitudes
+        return rows_NS
+
+
+def sparse_rows(directions: Iterable[Direction]) -> SparseRows:
+    listed = [direction.terms for direction in directions]
+    lengths = np.fromiter(map(len, listed), np.intp, len(listed))
+    total = int(np.sum(lengths))
+    seeds_T = np.fromiter((seed for terms in listed for seed, _ in terms), np.uint64, total)
+    amplitudes = np.fromiter((a for terms in listed for _, a in terms), np.float64, total)
+    seeds, columns = np.unique(seeds_T, return_inverse=True)
+    return SparseRows(
+        len(listed), seeds, np.repeat(np.arange(len(listed)), lengths), columns, amplitudes
+    )
+
+
 def coordinates(directions: Iterable[Direction]) -> tuple[np.ndarray, np.ndarray]:
     """Directions as rows over their shared axes: seeds uint64 (S,), coordinates float64 (N, S)."""
-    listed = list(directions)
-    seeds = sorted({seed for direction in listed for seed, _ in direction.terms})
-    column = {seed: j for j, seed in enumerate(seeds)}
-    rows_NS = np.zeros((len(listed), len(seeds)))
-    for row, direction in zip(rows_NS, listed, strict=True):
-        for seed, amplitude in direction.terms:
-            row[column[seed]] = amplitude
-    return np.array(seeds, np.uint64), rows_NS
+    sparse = sparse_rows(directions)
+    return sparse.seeds, sparse.dense()
 
 
 def from_coordinates(seeds: np.ndarray, row: np.ndarray) -> Direction:
     """The direction with amplitude row[j] on seeds[j]; exact zeros are left out."""
-    return Direction((int(seed), a) for seed, a in zip(seeds, row, strict=True) if a != 0.0)
+    used = np.flatnonzero(row)
+    return Direction(zip(seeds[used].tolist(), row[used].tolist(), strict=True))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corp_ray import noise
-from corp_ray.direction import Direction
+from corp_ray.direction import Direction, sparse_rows
 from corp_ray.records import Candidate
 
 
@@ -71,13 +71,17 @@ def low_rank(
     used = [(axis, eigenvalue) for axis, eigenvalue in used if eigenvalue > 0]
     total = math.fsum(eigenvalue for _, eigenvalue in used)
     floor = isotropic_share if used else 1.0
+    axes = sparse_rows(axis for axis, _ in used)
+    axes_RS, seeds = axes.dense(), axes.seeds.tolist()
     candidates = []
     for index in range(start, stop):
         seed, _ = candidate_hash(run_seed, round_number, index)
         draws = noise.gaussian(seed, "corp_ray/population/subspace", 0, rank).astype(np.float64)
-        x = Direction({seed: sigma * math.sqrt(floor)})
-        for (axis, eigenvalue), g in zip(used, draws, strict=False):
-            x = x + axis.scale(sigma * math.sqrt((1 - floor) * eigenvalue / total) * float(g))
+        shared_S = np.zeros(len(seeds))
+        for axis_S, (_, eigenvalue), g in zip(axes_RS, used, draws, strict=False):
+            shared_S += axis_S * (sigma * math.sqrt((1 - floor) * eigenvalue / total) * float(g))
+        own = seed, sigma * math.sqrt(floor)
+        x = Direction([own, *zip(seeds, shared_S.tolist(), strict=True)])
         name = candidate_id(round_number, index)
         candidates.append(Candidate(name, "candidate", round_number, x.terms, sigma=sigma))
     return candidates

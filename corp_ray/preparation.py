@@ -20,7 +20,7 @@ from corp_ray.actors import TaskSettings
 from corp_ray.engines import VLLM_INSTALL, EngineSettings
 from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
-from corp_ray.reward_table import Identity
+from corp_ray.reward_rows import Identity
 from corp_ray.settings import Config
 from corp_ray.tasks import make_task
 from corp_ray.tasks.splits import NAMES, make_splits

@@ -34,7 +34,9 @@ class SearchState:
 
 
 def constructive_score(
-    center_rewards: Sequence[float], rewards: Sequence[float], regression_weight: float
+    center_rewards: Sequence[float] | np.ndarray,
+    rewards: Sequence[float] | np.ndarray,
+    regression_weight: float,
 ) -> float:
     """(sum of gains - lambda * sum of losses) / E against the center, per example."""
     delta = np.asarray(rewards, float) - np.asarray(center_rewards, float)
@@ -42,13 +44,28 @@ def constructive_score(
     return float((gains - regression_weight * losses) / delta.size)
 
 
+def constructive_scores(
+    center_rewards_E: np.ndarray, rewards_NE: np.ndarray, regression_weight: float
+) -> np.ndarray:
+    """(N,) the constructive score of each row of rewards."""
+    center_E = np.asarray(center_rewards_E, float)
+    return np.array([constructive_score(center_E, row, regression_weight) for row in rewards_NE])
+
+
 def best_sigma(sigmas: Sequence[float], drawn: Sequence[float], rewards: Sequence[float]) -> float:
-    """The scale whose candidates have the best mean of the top half of rewards; ties: first listed."""
+    """The scale whose candidates have the best mean of the top half of rewards; ties: first listed.
+
+    Errors: ValueError when there are not as many rewards as drawn scales.
+    """
+    drawn_N, rewards_N = np.asarray(drawn, float), np.asarray(rewards, float)
+    if drawn_N.shape != rewards_N.shape:
+        raise ValueError(f"{drawn_N.size} drawn scales need as many rewards, got {rewards_N.size}")
     best, best_mean = sigmas[0], -np.inf
     for sigma in sigmas:
-        own = sorted((r for s, r in zip(drawn, rewards, strict=True) if s == sigma), reverse=True)
-        if own and np.mean(own[: -(-len(own) // 2)]) > best_mean:
-            best, best_mean = sigma, float(np.mean(own[: -(-len(own) // 2)]))
+        own = -np.sort(-rewards_N[drawn_N == sigma])
+        top = own[: -(-len(own) // 2)]
+        if len(top) and np.mean(top) > best_mean:
+            best, best_mean = sigma, float(np.mean(top))
     return best
 
 

@@ -2,242 +2,276 @@
 
 A row is one candidate on one split around one center. Rows are on disk before they count, each
 part whole or absent; resuming is asking the table what is missing. Rows of another identity are
-refused, broken or foreign parts set aside. See docs/method.md, "Reward table".
+refused, broken or foreign parts set aside. Several processes may fill one table. See
+docs/method.md, "Reward table".
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute
 
-from corp_ray.errors import RewardTableError
-from corp_ray.files import write_atomic
-from corp_ray.noise import NOISE_VERSION
-from corp_ray.records import OUTCOMES, VERIFIER_ERROR, Candidate, Evaluation
+from corp_ray.records import VERIFIER_ERROR, Candidate, Evaluation
+from corp_ray.reward_parts import PART_BYTES, RewardParts
+from corp_ray.reward_rows import (
+    FirstOnly,
+    Identity,
+    Key,
+    Rows,
+    check_identity,
+    key_of,
+    keys_of,
+    to_table,
+)
+from corp_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = ("gate", "test")
-COMPACT_FROM = 64  # parts from which opening a table merges them into one
-_VERSION = b"corp_ray reward table 1"
-
-SCHEMA = pa.schema(
-    [
-        ("round", pa.int32()),
-        ("candidate_id", pa.string()),
-        ("kind", pa.string()),
-        ("sigma", pa.float64()),
-        ("step", pa.float64()),
-        ("seeds", pa.list_(pa.uint64())),
-        ("amplitudes", pa.list_(pa.float64())),
-        ("direction_digest", pa.string()),
-        ("center_digest", pa.string()),
-        ("split", pa.string()),
-        ("mean_reward", pa.float64()),
-        ("rewards", pa.list_(pa.float64())),
-        ("outcomes", pa.list_(pa.int8())),
-        ("generated_tokens", pa.int64()),
-        ("seconds", pa.float64()),
-        ("engine", pa.string()),
-        ("split_digest", pa.string()),
-        ("decoding_digest", pa.string()),
-        ("task_version", pa.string()),
-        ("noise_version", pa.int32()),
-    ],
-    metadata={b"format": _VERSION},
-)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What rewards depend on beside weights and direction; equal for every row that is compared."""
-
-    split_digests: Mapping[str, str]
-    decoding_digest: str
-    task_version: str
-    engine: str
-    noise_version: int = NOISE_VERSION
-    judge: str = ""  # the engine of gate and test rows where that is another
-
-    def engine_on(self, split: str) -> str:
-        return self.judge or self.engine if split in HELD_OUT else self.engine
-
-
-Key = tuple[str, str, str]  # center digest, split, direction digest
-
-
-def _key(evaluation: Evaluation) -> Key:
-    return evaluation.center_digest, evaluation.split, evaluation.candidate.digest
+COMPACT_FROM = 64  # small parts from which opening a table merges them
+COLUMN_ROWS = 256  # rows that are kept in columns together; fewer stay evaluations
 
 
 class RewardTable:
-    """The rows of one run's `rewards/` folder, kept in memory and extended on disk.
+    """The rows of one run's `rewards/` folder, kept in memory in columns and extended on disk.
+
+    `owner` is whoever holds the run, one process at a time: it sets broken parts aside and merges
+    what other writers left. Any number of others may append beside it and `refresh`.
 
     Errors: RewardTableError naming what differs when a row has another identity; DiskFullError
     when a part cannot be written (no row is lost or half written).
     """
 
-    def __init__(self, folder: Path, identity: Identity):
-        self._folder = folder
-        self._identity = identity
-        self._rows: dict[Key, Evaluation] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-        parts = sorted(folder.glob("*.parquet"))
-        read = [part for part in parts if self._read(part)]
-        if len(read) >= COMPACT_FROM:
-            self._write(list(self._rows.values()), f"compact-{uuid.uuid4().hex}.parquet")
-            for part in read:
-                part.unlink()
+    def __init__(self, folder: Storage, identity: Identity, *, owner: bool = True):
+        self._identity, self._owner = identity, owner
+        self._index: dict[tuple[str, str], dict[str, int]] = {}
+        self._columns: list[Rows] = []
+        self._starts: list[int] = []  # number of the first row of each of them
+        self._recent: list[Evaluation] = []  # the rows after those
+        folder.make()
+        self._folder, self._parts = folder, RewardParts(folder)
+        if owner:
+            self._parts.remove_leftovers()
+        self._open_parts()
+
+    def _open_parts(self) -> None:
+        """Read every part; as owner, rewrite those with rows of others, and many small ones."""
+        starts: list[int] = []
+        names: list[str] = []
+        small: set[str] = set()
+        doubled: set[str] = set()
+        for part, table in self._parts.new(self._spoilt):
+            rows = self._checked(self._folder, part.name, table)
+            if rows is None:
+                continue
+            if part.size_bytes < PART_BYTES // 2:
+                small.add(part.name)
+            keys = keys_of(table)
+            present = [number for number in map(self._find, keys) if number is not None]
+            if present or len(set(keys)) < len(keys):
+                doubled |= {names[bisect_right(starts, number) - 1] for number in present}
+                doubled.add(part.name)
+            starts.append(len(self))
+            names.append(part.name)
+            self._take(table, rows)
+        rewritten = doubled | (small if len(small) >= COMPACT_FROM else set())
+        if self._owner and rewritten:
+            self._parts.rewrite(sorted(rewritten), FirstOnly())
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._columns_end + len(self._recent)
 
     def evaluations(self) -> list[Evaluation]:
-        return list(self._rows.values())
+        """Every row, in the order in which they came. Large: for tests and small tables."""
+        return [self._evaluation(number) for number in range(len(self))]
 
     def get(self, center_digest: str, split: str, candidate: Candidate) -> Evaluation | None:
-        return self._rows.get((center_digest, split, candidate.digest))
+        number = self._find((center_digest, split, candidate.digest))
+        return None if number is None else self._evaluation(number)
 
     def missing(
         self, center_digest: str, split: str, candidates: Iterable[Candidate]
     ) -> list[Candidate]:
         """The candidates without a row, each direction once, in order."""
+        present = self._index.get((center_digest, split), {})
         absent: dict[str, Candidate] = {}
         for candidate in candidates:
-            if (center_digest, split, candidate.digest) not in self._rows:
-                absent.setdefault(candidate.digest, candidate)
+            digest = candidate.digest
+            if digest not in present:
+                absent.setdefault(digest, candidate)
         return list(absent.values())
 
     def means(self, center_digest: str, split: str, candidates: Sequence[Candidate]) -> np.ndarray:
-        """Mean rewards (N,). Errors: KeyError for a candidate without a row."""
-        return np.array([self._rows[center_digest, split, c.digest].mean for c in candidates])
+        """(N,) mean rewards. Errors: KeyError naming the first candidate without a row."""
+        numbers = self._numbers(center_digest, split, candidates)
+        found_N = np.empty(len(numbers))
+        for at, rows, own in self._in_columns(numbers):
+            found_N[at] = rows.means[own]
+        for place in np.flatnonzero(numbers >= self._columns_end).tolist():
+            found_N[place] = self._evaluation(int(numbers[place])).mean
+        return found_N
 
     def rewards(
         self, center_digest: str, split: str, candidates: Sequence[Candidate]
     ) -> np.ndarray:
-        """Rewards (N, E). Errors: KeyError for a candidate without a row."""
-        return np.array([self._rows[center_digest, split, c.digest].rewards for c in candidates])
-
-    def refresh(self) -> None:
-        """Take in the rows that other writers have added."""
+        """(N, E) rewards per example. Errors: KeyError naming the first candidate without a row."""
+        numbers = self._numbers(center_digest, split, candidates)
+        if not len(numbers):
+            return np.empty((0, 0))
+        examples = len(self._evaluation(int(numbers[0])).rewards)
+        found_NE = np.empty((len(numbers), examples))
+        for at, rows, own in self._in_columns(numbers):
+            rows.copy_rewards(own, found_NE, at)
+        for place in np.flatnonzero(numbers >= self._columns_end).tolist():
+            found_NE[place] = self._evaluation(int(numbers[place])).rewards
+        return found_NE
 
     def append(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         """Write the new rows as one part; returns those that were not in the table before."""
-        new = {_key(e): e for e in evaluations if _key(e) not in self._rows}
+        new = {key: e for e in evaluations if self._find(key := key_of(e)) is None}
         if new:
-            self._write(list(new.values()), f"part-{uuid.uuid4().hex}.parquet")
-            self._rows |= new
+            self._parts.write(to_table(list(new.values()), self._identity))
+            for key, evaluation in new.items():
+                self._add(key, evaluation)
+            self._parts.compact()
         return list(new.values())
 
-    def _write(self, evaluations: Sequence[Evaluation], name: str) -> None:
-        table = pa.Table.from_pylist([self._record(e) for e in evaluations], schema=SCHEMA)
-        write_atomic(
-            self._folder / name, lambda path: pq.write_table(table, path, compression="zstd")
+    def refresh(self) -> int:
+        """Take in what other writers have added since; how many rows. One listing when nothing."""
+        before = len(self)
+        if self._parts.has_new():
+            for part, table in self._parts.new(self._spoilt):
+                rows = self._checked(self._folder, part.name, table)
+                if rows is not None:
+                    self._take(table, rows)
+        return len(self) - before
+
+    def read_from(self, other: Storage) -> int:
+        """Copy the support rows of another run's `rewards/` folder; how many were not here yet.
+
+        They are written to this table, so the other may go; the other folder is only read.
+        Errors: RewardTableError when a support row has another identity.
+        """
+        before = len(self)
+        for part, whole in RewardParts(other).new(lambda *what: _skipped(other, *what)):
+            table = whole.filter(pa.compute.equal(whole["split"], "support")).combine_chunks()
+            rows = self._checked(other, part.name, table)
+            if rows is None:
+                continue
+            table = self._absent(table)
+            if table.num_rows:
+                self._parts.write(table)
+                self._take(table, Rows(table))
+        self._parts.compact()
+        return len(self) - before
+
+    def _find(self, key: Key) -> int | None:
+        center_digest, split, digest = key
+        return self._index.get((center_digest, split), {}).get(digest)
+
+    @property
+    def _columns_end(self) -> int:
+        """The number of rows in columns."""
+        return self._starts[-1] + len(self._columns[-1]) if self._starts else 0
+
+    def _evaluation(self, number: int) -> Evaluation:
+        if number >= self._columns_end:
+            return self._recent[number - self._columns_end]
+        at = bisect_right(self._starts, number) - 1
+        return self._columns[at].evaluation(number - self._starts[at])
+
+    def _numbers(
+        self, center_digest: str, split: str, candidates: Sequence[Candidate]
+    ) -> np.ndarray:
+        present = self._index.get((center_digest, split), {})
+        numbers = np.empty(len(candidates), np.int64)
+        for at, candidate in enumerate(candidates):
+            number = present.get(candidate.digest)
+            if number is None:
+                raise KeyError(f"{candidate.id} has no row on {split}")
+            numbers[at] = number
+        return numbers
+
+    def _in_columns(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Rows, np.ndarray]]:
+        """Where in `numbers` rows of one block of columns stand, the block, and which rows of it."""
+        place = np.searchsorted(self._starts, numbers, "right") - 1
+        place[numbers >= self._columns_end] = -1
+        for at_block in np.unique(place[place >= 0]).tolist():
+            at = np.flatnonzero(place == at_block)
+            yield at, self._columns[at_block], numbers[at] - self._starts[at_block]
+
+    def _add(self, key: Key, evaluation: Evaluation) -> None:
+        self._index.setdefault(key[:2], {})[key[2]] = len(self)
+        self._recent.append(evaluation)
+        if len(self._recent) >= COLUMN_ROWS:
+            self._to_columns()
+
+    def _to_columns(self) -> None:
+        """Recent rows become a block of columns; their numbers stay."""
+        if self._recent:
+            start, rows = self._columns_end, Rows(to_table(self._recent, self._identity))
+            self._starts.append(start)
+            self._columns.append(rows)
+            self._recent = []
+
+    def _take(self, table: pa.Table, rows: Rows) -> None:
+        """Add the rows that are not there yet; `rows` is the table in columns."""
+        absent = self._absent(table)
+        if absent.num_rows < table.num_rows:
+            rows = Rows(absent)
+        keys = keys_of(absent)
+        if len(keys) < COLUMN_ROWS:
+            for at, key in enumerate(keys):
+                self._add(key, rows.evaluation(at))
+            return
+        self._to_columns()
+        start = len(self)
+        for at, key in enumerate(keys):
+            self._index.setdefault(key[:2], {})[key[2]] = start + at
+        self._starts.append(start)
+        self._columns.append(rows)
+
+    def _absent(self, table: pa.Table) -> pa.Table:
+        """The rows whose keys are not here yet, each key once."""
+        wanted: dict[Key, int] = {}
+        for at, key in enumerate(keys_of(table)):
+            if self._find(key) is None:
+                wanted.setdefault(key, at)
+        if len(wanted) == table.num_rows:
+            return table
+        return table.take(pa.array(list(wanted.values()), pa.int64())).combine_chunks()
+
+    def _checked(self, folder: Storage, name: str, table: pa.Table) -> Rows | None:
+        """The part in columns; None when it was set aside. Errors: RewardTableError."""
+        try:
+            rows = Rows(table)
+        except ValueError as error:
+            if folder is self._folder:
+                self._spoilt(name, str(error))
+            else:
+                _skipped(folder, name, str(error))
+            return None
+        check_identity(table, self._identity, str(folder / name))
+        return rows
+
+    def _spoilt(self, name: str, reason: str) -> None:
+        if not self._owner:
+            _skipped(self._folder, name, reason)
+            return
+        log.warning(
+            "%s cannot be used (%s): moved to %s/, its candidates are scored again",
+            self._folder / name,
+            reason,
+            self._parts.set_aside(name),
         )
 
-    def _record(self, e: Evaluation) -> dict:
-        wanted = self._identity.engine_on(e.split)
-        if e.engine != wanted:
-            raise RewardTableError(f"engine: {e.engine!r}, this run has {wanted!r} on {e.split}")
-        return {
-            "round": e.candidate.round,
-            "candidate_id": e.candidate.id,
-            "kind": e.candidate.kind,
-            "sigma": e.candidate.sigma,
-            "step": e.candidate.step,
-            "seeds": [seed for seed, _ in e.candidate.terms],
-            "amplitudes": [amplitude for _, amplitude in e.candidate.terms],
-            "direction_digest": e.candidate.digest,
-            "center_digest": e.center_digest,
-            "split": e.split,
-            "mean_reward": e.mean,
-            "rewards": list(e.rewards),
-            "outcomes": [OUTCOMES.index(outcome) for outcome in e.outcomes],
-            "generated_tokens": e.generated_tokens,
-            "seconds": e.seconds,
-            "engine": e.engine,
-            "split_digest": self._identity.split_digests[e.split],
-            "decoding_digest": self._identity.decoding_digest,
-            "task_version": self._identity.task_version,
-            "noise_version": self._identity.noise_version,
-        }
 
-    def _read(self, part: Path) -> bool:
-        """Take the part's rows in; False when it was set aside."""
-        try:
-            table = pq.read_table(part)
-            if (table.schema.metadata or {}).get(b"format") != _VERSION:
-                raise ValueError("not a part of a reward table of this version")
-            records = table.cast(SCHEMA).to_pylist()
-            evaluations = [_evaluation(record) for record in records]
-        except PermissionError as error:
-            raise RewardTableError(f"{part}: cannot be read ({error.strerror})") from error
-        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            aside = self._folder / "set_aside"
-            aside.mkdir(exist_ok=True)
-            os.replace(part, aside / part.name)
-            log.warning(
-                "%s cannot be used (%s): moved to %s/, its candidates are scored again",
-                part,
-                " ".join(str(error).split())[:200],
-                aside.name,
-            )
-            return False
-        for record, evaluation in zip(records, evaluations, strict=True):
-            self._check(part, record)
-            self._rows.setdefault(_key(evaluation), evaluation)
-        return True
-
-    def _check(self, part: Path, record: Mapping) -> None:
-        expected = {
-            "engine": self._identity.engine_on(record["split"]),
-            "split_digest": self._identity.split_digests.get(record["split"]),
-            "decoding_digest": self._identity.decoding_digest,
-            "task_version": self._identity.task_version,
-            "noise_version": self._identity.noise_version,
-        }
-        for name, wanted in expected.items():
-            if record[name] != wanted:
-                raise RewardTableError(
-                    f"{part}: {name} of {record['candidate_id']} on {record['split']} is "
-                    f"{record[name]!r}, this run has {wanted!r}; rows of different {name} never mix"
-                )
-
-
-def _evaluation(record: Mapping) -> Evaluation:
-    terms = tuple(zip(record["seeds"], record["amplitudes"], strict=True))
-    candidate = Candidate(
-        record["candidate_id"],
-        record["kind"],
-        record["round"],
-        terms,
-        record["step"],
-        record["sigma"],
-    )
-    if candidate.digest != record["direction_digest"]:
-        raise ValueError(f"direction of {candidate.id} does not match its digest")
-    if not record["rewards"] or len(record["rewards"]) != len(record["outcomes"]):
-        raise ValueError(f"rewards of {candidate.id} are incomplete")
-    return Evaluation(
-        candidate=candidate,
-        center_digest=record["center_digest"],
-        split=record["split"],
-        rewards=tuple(record["rewards"]),
-        outcomes=tuple(OUTCOMES[code] for code in record["outcomes"]),
-        generated_tokens=record["generated_tokens"],
-        seconds=record["seconds"],
-        engine=record["engine"],
-    )
+def _skipped(folder: Storage, name: str, reason: str) -> None:
+    log.warning("%s cannot be used (%s): left out", folder / name, reason)
 
 
 def error_share(evaluation: Evaluation) -> float:

@@ -27,6 +27,7 @@ from corp_ray.scheduler import SchedulePolicy
 from corp_ray.set_aside import SetAside
 from corp_ray.settings import RayConfig
 from corp_ray.stopping import StopRequest
+from corp_ray.storage import Storage
 
 _GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
 
@@ -82,7 +83,9 @@ class Scoring:
             directory.lease.acquire()
             # The table first: rows of another engine are refused before anything is moved or written.
             identity = prepared.table_identity(self._pool.description, judge)
-            self._table = RewardTable(directory.rewards, identity)
+            self._table = RewardTable(
+                Storage.open(directory.rewards), identity, owner=not directory.shard
+            )
             directory.open(prepared.identity)
             self._set_aside = SetAside(directory)
         except BaseException:

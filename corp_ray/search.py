@@ -23,7 +23,7 @@ from corp_ray.gate import judge, paired_interval
 from corp_ray.pool import Supervised
 from corp_ray.preparation import Prepared, with_prompt_tokens
 from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
-from corp_ray.recenter import SearchState, advance, constructive_score, stop_reason
+from corp_ray.recenter import SearchState, advance, constructive_scores, stop_reason
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Commit, Proposal, Verdict
 from corp_ray.round_record import describe_verdict, round_record
@@ -155,7 +155,7 @@ class Run:
         before = self.scoring.evaluation(center, "support", origin)
         weight = config.recentering.regression_weight
         rewards_NE = self.scoring.rewards(center, "support", scored)
-        scores = [constructive_score(before.rewards, row, weight) for row in rewards_NE]
+        scores = constructive_scores(np.array(before.rewards), rewards_NE, weight).tolist()
         following = advance(
             state,
             directions=[Direction(candidate.terms) for candidate in scored],

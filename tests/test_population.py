@@ -128,3 +128,14 @@ def test_candidates_pickle_and_hash():
         assert again == candidate and again.digest == candidate.digest
         assert hash(again) == hash(candidate)
         assert Direction(candidate.terms).terms == candidate.terms
+
+
+def test_a_later_candidate_is_the_sum_of_its_parts_term_by_term():
+    """Bit for bit: what is sampled in one go is what adding one axis after another gives."""
+    for k, candidate in enumerate(later(0, 30)):
+        seed, _ = candidate_hash(5, 1, k)
+        draws = noise.gaussian(seed, "corp_ray/population/subspace", 0, 3).astype(float)
+        x = Direction({seed: 1e-3 * math.sqrt(0.3)})
+        for axis, eigenvalue, g in zip(AXES, (6.0, 3.0, 1.0), draws.tolist(), strict=True):
+            x = x + axis.scale(1e-3 * math.sqrt(0.7 * eigenvalue / 10.0) * g)
+        assert candidate.terms == x.terms

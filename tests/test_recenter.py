@@ -17,6 +17,7 @@ from corp_ray.recenter import (
     advance,
     best_sigma,
     constructive_score,
+    constructive_scores,
     next_isotropic_share,
     stop_reason,
     target_ess,
@@ -170,3 +171,15 @@ def test_advance_is_pure_and_its_state_pickles():
     first, second = after(state), after(state)
     assert first == second and pickle.dumps(state) == before
     assert pickle.loads(pickle.dumps(first)) == first
+
+
+def test_scores_of_many_candidates_are_those_of_each():
+    rng = np.random.default_rng(2)
+    center, rewards = rng.random(30), rng.random((50, 30))
+    found = constructive_scores(center, rewards, 1.5)
+    assert found.tolist() == [constructive_score(center, row, 1.5) for row in rewards]
+
+
+def test_the_best_scale_needs_a_reward_for_every_candidate():
+    with pytest.raises(ValueError, match="3 drawn scales"):
+        best_sigma(SIGMAS, [1e-3] * 3, [0.1] * 2)

@@ -35,7 +35,7 @@ from corp_ray.records import (
     Work,
     direction_digest,
 )
-from corp_ray.reward_table import Identity
+from corp_ray.reward_rows import Identity
 from corp_ray.tasks.splits import Split
 
 TERMS = ((3, 0.1), (2**63 - 1, -5e-324))

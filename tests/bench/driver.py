@@ -40,9 +40,7 @@ class Many:
         (candidate,) = work.candidates
         rewards = tuple(float(len(candidate.id) * e % 3 == 0) for e in range(EXAMPLES))
         outcomes = ("graded",) * EXAMPLES
-        return [
-            Evaluation(candidate, CENTER.digest, "support", rewards, outcomes, 9, 1.0, "bench")
-        ]
+        return [Evaluation(candidate, CENTER.digest, "support", rewards, outcomes, 9, 1.0, "bench")]
 
 
 def measured(candidates: list[Candidate], folder: Path) -> dict[str, float]:

@@ -1,0 +1,222 @@
+"""Parts of the reward table: merged in tiers while a run goes on, by several writers at once, with
+crashes between any two operations; no row is lost, and none is there twice after opening."""
+
+import logging
+import multiprocessing
+import time
+from collections import Counter
+from contextlib import suppress
+
+import pyarrow.parquet as pq
+import pytest
+
+from corp_ray import reward_parts, reward_table
+from corp_ray.errors import RewardTableError
+from corp_ray.reward_parts import RewardParts
+from corp_ray.reward_rows import to_table
+from corp_ray.reward_table import RewardTable
+from corp_ray.storage import Storage
+from tests.test_reward_table import IDENTITY, by_id, evaluation, missing, on_disk, opened, parts
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Counted(Storage):
+    """A folder that counts what is done to it and ends the process before operation `last`."""
+
+    def __new__(cls, folder, last=None):
+        made = super().__new__(cls)
+        made.done, made.last = Counter(), last
+        return made
+
+    def __init__(self, folder, last=None):
+        local = Storage.open(folder)
+        super().__init__(local.url, local._files, local._path)
+
+    def _next(self, kind):
+        if sum(self.done.values()) == self.last:
+            raise Crash
+        self.done[kind] += 1
+
+    def write_bytes(self, name, data):
+        self._next("write")
+        super().write_bytes(name, data)
+
+    def remove(self, name):
+        self._next("remove")
+        super().remove(name)
+
+
+@pytest.fixture
+def small_tiers(monkeypatch):
+    monkeypatch.setattr(reward_parts, "FAN", 3)
+    monkeypatch.setattr(reward_table, "COMPACT_FROM", 8)
+    monkeypatch.setattr(reward_table, "COLUMN_ROWS", 8)
+
+
+def test_a_row_is_rewritten_once_a_tier_and_parts_stay_few(tmp_path, small_tiers):
+    folder = Counted(tmp_path)
+    table = RewardTable(folder, IDENTITY)
+    most = 0
+    for i in range(81):
+        table.append([evaluation(i)])
+        most = max(most, len(parts(tmp_path)))
+    assert (
+        most <= 2 * 4 + 1
+    )  # at most two parts in each of the tiers of 1, 3, 9 and 27 rows, and one
+    assert len(parts(tmp_path)) == 1  # 3^4 rows
+    assert folder.done["write"] == 81 + 27 + 9 + 3 + 1
+    assert len(on_disk(tmp_path)) == 81
+    assert by_id(opened(tmp_path).evaluations()) == [evaluation(i) for i in range(81)]
+
+
+def test_large_parts_are_not_merged_any_more(tmp_path, small_tiers, monkeypatch):
+    monkeypatch.setattr(reward_parts, "PART_BYTES", to_table([evaluation(0)], IDENTITY).nbytes * 10)
+    table = opened(tmp_path)
+    for i in range(81):
+        table.append([evaluation(i)])
+    assert len(parts(tmp_path)) == 9  # of nine rows each
+
+
+def test_several_rows_at_once_go_to_the_tier_of_their_number(tmp_path, small_tiers):
+    folder = Counted(tmp_path)
+    table = RewardTable(folder, IDENTITY)
+    for i in range(0, 27, 9):
+        table.append([evaluation(n) for n in range(i, i + 9)])
+    assert folder.done == {"write": 4, "remove": 3}
+
+
+@pytest.mark.parametrize("last", range(0, 40, 3))
+def test_a_crash_before_any_operation_loses_and_doubles_no_row(tmp_path, small_tiers, last):
+    """Every row that `append` has returned for is there again, once, also after a second crash."""
+    rows = [evaluation(i) for i in range(15)]
+    acknowledged = []
+    for again in range(3):
+        with suppress(Crash):
+            table = RewardTable(Counted(tmp_path, last + again), IDENTITY)
+            for row in rows[: 5 * (again + 1)]:
+                table.append([row])
+                acknowledged.append(row.candidate.id)
+    table = opened(tmp_path)
+    held = [e.candidate.id for e in table.evaluations()]
+    assert set(acknowledged) <= set(held)
+    assert on_disk(tmp_path) == sorted(held)
+    table.append(rows)
+    assert by_id(opened(tmp_path).evaluations()) == rows
+
+
+def test_opening_beside_a_writer_leaves_its_files_and_its_broken_ones_alone(tmp_path, caplog):
+    for i in range(reward_table.COMPACT_FROM):
+        RewardParts(Storage.open(tmp_path)).write(to_table([evaluation(i)], IDENTITY))
+    parts(tmp_path)[0].write_bytes(b"broken")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with caplog.at_level(logging.WARNING):
+        assert len(opened(tmp_path, owner=False)) == reward_table.COMPACT_FROM - 1
+    assert parts(tmp_path)[0].name in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_refresh_takes_in_what_others_have_added_and_reads_nothing_twice(tmp_path, small_tiers):
+    first, second = opened(tmp_path), opened(tmp_path, owner=False)
+    assert first.refresh() == 0
+    second.append([evaluation(i) for i in range(20)])
+    second.append([evaluation(20)])
+    assert missing(first, evaluation(20)) == ["r0c20"]
+    assert first.refresh() == 21 and first.refresh() == 0
+    assert first.append([evaluation(20)]) == []
+    first.append([evaluation(21)])
+    assert second.refresh() == 1
+    assert by_id(first.evaluations()) == by_id(second.evaluations())
+    other = opened(tmp_path, owner=False)
+    for i in range(22, 60):  # merged between two looks
+        other.append([evaluation(i)])
+    assert first.refresh() == 38
+    assert by_id(first.evaluations()) == [evaluation(i) for i in range(60)]
+
+
+class Shifting(Storage):
+    """A folder whose listing is taken just before a writer in it merges its parts."""
+
+    def __init__(self, folder, writer):
+        local = Storage.open(folder)
+        super().__init__(local.url, local._files, local._path)
+        self.writer = writer
+
+    def names(self, pattern="*"):
+        listed = super().names(pattern)
+        if self.writer is not None:
+            writer, self.writer = self.writer, None
+            writer.compact()
+        return listed
+
+
+def test_parts_that_a_writer_merges_between_listing_and_reading_are_found_merged(
+    tmp_path, small_tiers
+):
+    writer = RewardParts(Storage.open(tmp_path))
+    rows = [evaluation(i) for i in range(5)]
+    for row in rows:
+        writer.write(to_table([row], IDENTITY))
+    assert len(parts(tmp_path)) == 5
+    table = RewardTable(Shifting(tmp_path, writer), IDENTITY, owner=False)
+    assert len(parts(tmp_path)) == 1
+    assert by_id(table.evaluations()) == rows
+
+
+def test_a_part_that_breaks_while_the_run_goes_on_is_an_error_that_names_it(tmp_path, small_tiers):
+    table = opened(tmp_path)
+    table.append([evaluation(0)])
+    (part,) = parts(tmp_path)
+    part.write_bytes(b"broken")
+    table.append([evaluation(1)])
+    with pytest.raises(RewardTableError, match=part.name):
+        table.append([evaluation(2)])
+    assert missing(opened(tmp_path), *(evaluation(i) for i in range(3))) == ["r0c0"]
+
+
+def fill(folder, numbers, ready):
+    """A writer of its own: appends one row after another, with small tiers."""
+    reward_parts.FAN = 3
+    table = RewardTable(Storage.open(folder), IDENTITY, owner=False)
+    ready.wait()
+    for number in numbers:
+        table.append([evaluation(number)])
+        if number % 10 == 0:
+            table.refresh()
+
+
+@pytest.mark.parametrize("taken_over", [False, True], ids=["beside", "taken over"])
+def test_writers_at_work_at_once_lose_no_row_while_others_merge_and_read(
+    tmp_path, small_tiers, taken_over
+):
+    """Three processes append; this one appends too, and reads, or takes their parts over again
+    and again as if they were gone. Two of the writers score the same candidates."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(4)
+    shares = [range(0, 60), range(40, 100), range(300, 350)]
+    writers = [context.Process(target=fill, args=(str(tmp_path), n, ready)) for n in shares]
+    for writer in writers:
+        writer.start()
+    table = opened(tmp_path)
+    ready.wait()
+    seen, number = 0, 1000
+    while any(writer.is_alive() for writer in writers):
+        if taken_over:
+            table = opened(tmp_path)
+        table.append([evaluation(number)])
+        number += 1
+        table.refresh()
+        assert len(table) >= seen
+        seen = len(table)
+        time.sleep(0.01)
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    expected = sorted({*range(0, 100), *range(300, 350), *range(1000, number)})
+    table.refresh()
+    assert len(table) == len(expected)
+    assert by_id(opened(tmp_path).evaluations()) == [evaluation(n) for n in expected]
+    assert on_disk(tmp_path) == sorted(f"r0c{n}" for n in expected)
+    assert all(pq.read_metadata(part).num_rows for part in parts(tmp_path))
