@@ -24,6 +24,7 @@ from corp_ray.config import load
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
 TOOLS = Path(sys.executable).parent
+RAYJOB = (DOCKER / "rayjob.yaml").read_text()
 KUBERNETES = "1.32"
 
 
@@ -106,7 +107,7 @@ def overrides_of(command: str) -> tuple[Path, list[str]]:
 
 def commands() -> dict[str, str]:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-    rayjob = yaml.safe_load((DOCKER / "rayjob.yaml").read_text())
+    rayjob = yaml.safe_load(RAYJOB)
     return {
         "compose": compose["services"]["submit"]["command"],
         "rayjob": rayjob["spec"]["entrypoint"],
@@ -139,18 +140,21 @@ def rayjob_errors(manifest: dict) -> list[str]:
 
 @pytest.fixture
 def rayjob():
-    return yaml.safe_load((DOCKER / "rayjob.yaml").read_text())
+    return yaml.safe_load(RAYJOB)
 
 
 def test_the_rayjob_is_of_the_schemas_of_kuberay_and_kubernetes(rayjob):
     assert rayjob_errors(rayjob) == []
+    commented = re.sub(r"^( *)# (enableInTree|autoscaler|  idle)", r"\1\2", RAYJOB, flags=re.M)
+    assert rayjob_errors(yaml.safe_load(commented)) == []
+    assert "autoscalerOptions" in yaml.safe_load(commented)["spec"]["rayClusterSpec"]
 
 
 @pytest.mark.parametrize(
     "where",
     [
         ("spec", "backoffLimit"),
-        ("spec", "rayClusterSpec", "enableInTreeAutoscaling"),
+        ("spec", "rayClusterSpec", "authOptions"),
         ("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams"),
         ("spec", "rayClusterSpec", "workerGroupSpecs", 0, "maxReplicas"),
         ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "containers", 0, "image"),
