@@ -167,3 +167,26 @@ class Commit:
     path: str
     digest: str
     terms: Terms = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class EngineCounts:
+    """What the pool says of its engines.
+
+    `ready_s` are engine-seconds since each one was ready, `busy_s` those of them with a call
+    running; `restarts` and `set_aside` (candidates given up for a round) are totals of the driver.
+    """
+
+    ready: int
+    starting: int
+    restarts: int
+    busy_s: float
+    ready_s: float
+    set_aside: int
+
+    @property
+    def idle_share(self) -> float:
+        """The share of ready engine time without a call, in [0, 1]; 0 before any was measured."""
+        if self.ready_s <= 0:
+            return 0.0
+        return min(max(1.0 - self.busy_s / self.ready_s, 0.0), 1.0)

@@ -23,6 +23,7 @@ from corp_ray.records import (
     Candidate,
     Center,
     Commit,
+    EngineCounts,
     Evaluation,
     EvaluationFailure,
     Example,
@@ -55,6 +56,7 @@ RECORDS = [
     PROPOSAL,
     VERDICT,
     Commit(1, 0, "runs/a/commits/1", "def", TERMS),
+    EngineCounts(3, 1, 2, 30.0, 40.0, 1),
 ]
 OTHERS = [
     Direction(TERMS),
@@ -179,3 +181,11 @@ def test_an_evaluations_mean_is_the_plain_mean():
     rewards = (0.25, 0.5, 1.0, 0.0)
     made = Evaluation(CANDIDATE, "abc", "gate", rewards, ("graded",) * 4, 9, 0.5, "fake")
     assert made.mean == 0.4375
+
+
+@pytest.mark.parametrize(
+    ("busy_s", "ready_s", "share"),
+    [(30.0, 40.0, 0.25), (0.0, 0.0, 0.0), (41.0, 40.0, 0.0), (0.0, 40.0, 1.0), (-1.0, 40.0, 1.0)],
+)
+def test_the_idle_share_of_engines_lies_between_none_and_all(busy_s, ready_s, share):
+    assert EngineCounts(1, 0, 0, busy_s, ready_s, 0).idle_share == share
