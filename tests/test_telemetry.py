@@ -7,7 +7,6 @@ import logging
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
