@@ -5,6 +5,7 @@ Observers are told what has happened; nothing that a run decides depends on one.
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from corp_ray.records import EngineCounts, Evaluation
@@ -62,3 +63,9 @@ class Displays:
 def kind_of_phase(name: str) -> str:
     """The kind of a phase without its round: "round 3: gate" is "gate"; "other" for any further."""
     return next((kind for kind in PHASES if kind in name), OTHER)
+
+
+def round_of_phase(name: str) -> int | None:
+    """The round that a phase's name begins with, None when it belongs to none."""
+    found = re.match(r"round (\d+):", name)
+    return int(found[1]) if found else None
