@@ -37,6 +37,10 @@ class RewardTableError(CorpError):
     exit_code = 2
 
 
+class StorageError(CorpError):
+    """A storage other than the local disk failed; what it held before is whole."""
+
+
 class LeaseError(CorpError):
     """Another driver has taken over this run's directory; what is on disk stays valid."""
 

@@ -1,10 +1,14 @@
-"""Atomic files: written beside their place, flushed, renamed into it. Standard library only."""
+"""Files on the local disk: written beside their place, flushed, renamed into it.
+
+`LocalFiles` is the local half of storage.py. Standard library only.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +60,75 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def append_line(path: Path, content: Any) -> None:
-    """Append one JSON line, on a line of its own even after a write that was cut short."""
-    with disk_errors(str(path)), path.open("a+b") as stream:
-        if stream.seek(0, os.SEEK_END):
-            stream.seek(-1, os.SEEK_END)
-            if stream.read(1) != b"\n":
-                stream.write(b"\n")
-        stream.write(json.dumps(content).encode() + b"\n")
+class LocalFiles:
+    """What a `Storage` asks of a file system, on the local disk. Paths are absolute.
+
+    Errors: FileNotFoundError when reading what is absent; DiskFullError and RewardTableError in
+    writing.
+    """
+
+    def read(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(data)
+
+        write_atomic(Path(path), write)
+
+    def append(self, path: str, line: bytes) -> None:
+        """Append a line, on a line of its own even after a write that was cut short."""
+        with disk_errors(path), Path(path).open("a+b") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    stream.write(b"\n")
+            stream.write(line + b"\n")
+
+    def exists(self, path: str) -> bool:
+        return Path(path).exists()
+
+    def entries(self, path: str) -> list[tuple[str, bool]]:
+        """Name of everything directly in a folder, and whether it is a file."""
+        try:
+            return [(entry.name, entry.is_file()) for entry in os.scandir(path)]
+        except FileNotFoundError:
+            return []
+
+    def make(self, path: str) -> None:
+        with disk_errors(path):
+            Path(path).mkdir(parents=True, exist_ok=True)
+
+    def remove(self, path: str) -> None:
+        with disk_errors(path):
+            Path(path).unlink(missing_ok=True)
+
+    def remove_tree(self, path: str) -> None:
+        with disk_errors(path):
+            shutil.rmtree(path, ignore_errors=not Path(path).exists())
+
+    def rename(self, old: str, new: str) -> None:
+        with disk_errors(new):
+            os.replace(old, new)
+
+    def put(self, source: Path, path: str) -> None:
+        """Copy a file to its place, whole or not at all."""
+        write_atomic(Path(path), lambda temporary: _copy(source, temporary))
+
+    def get(self, path: str, target: Path) -> None:
+        _copy(Path(path), target)
+
+    def why_not_writable(self, path: str) -> str:
+        """Where and why a folder could not be made or written, or ""; writes nothing."""
+        existing = Path(path)
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            return f"{existing} (Not a directory)"
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return f"{existing} (Permission denied)"
+        return ""
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
