@@ -60,6 +60,10 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def append_line(path: Path, content: Any) -> None:
+    LocalFiles().append(str(path), json.dumps(content).encode())
+
+
 class LocalFiles:
     """What a `Storage` asks of a file system, on the local disk. Paths are absolute.
 
