@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import threading
 import time
 
 import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
 
 from corp_ray.files import write_json
 from corp_ray.status import read_status
@@ -41,7 +44,7 @@ def start_watched(config, *overrides, ray_address):
     return subprocess.Popen(
         [sys.executable, "-c", WATCHED, str(config), *overrides],
         cwd=runs.ROOT,
-        env={**runs.os.environ, "RAY_ADDRESS": ray_address},
+        env={**os.environ, "RAY_ADDRESS": ray_address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -137,6 +140,30 @@ def test_status_writes_nothing(finished):
     assert (code, err) == (0, "")
     assert "ended (rounds_done)" in out
     assert snapshot(finished[0]) == before
+
+
+def test_a_run_on_an_object_store_reads_the_same(finished, monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        host, port = server.get_host_and_port()
+        options = f"endpoint_override={host}:{port}&scheme=http"
+        bucket = fs.FileSystem.from_uri(f"s3://?{options}&allow_bucket_creation=true")[0]
+        bucket.create_dir("runs")
+        fs.copy_files(str(finished[0]), "runs/run", destination_filesystem=bucket)
+        place = f"s3://runs/run?{options}"
+        code, out, err = status_job(place, "--json")
+        assert (code, err) == (0, "")
+        there, here = json.loads(out), read_status(str(finished[0]))
+        assert there == {**json.loads(json.dumps(here)), "directory": place}
+        for wrong in (f"s3://runs/other?{options}", f"s3://none/run?{options}"):
+            code, out, err = status_job(wrong)
+            assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    finally:
+        server.stop()
 
 
 def test_a_run_from_before_progress_was_kept_prints_what_there_is(copy):
