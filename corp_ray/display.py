@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -13,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corp_ray.records import EngineCounts, Evaluation
-from corp_ray.search import Measured, RunResult, Scored
+
+if TYPE_CHECKING:  # jobs that only read files do without the search, and so without Ray
+    from corp_ray.search import Measured, RunResult, Scored
 
 log = logging.getLogger("corp_ray")
 
@@ -47,6 +50,7 @@ class TerminalDisplay:
         self._name, self._total, self._done, self._before = "", 0, 0, 0
         self._begin = self._spoke = 0.0
         self._tokens, self._best = 0, -1.0
+        self._engines = ""
 
     def phase(self, name: str, total: int, done: int) -> None:
         self._name, self._total, self._done, self._before = name, total, done, done
@@ -83,7 +87,13 @@ class TerminalDisplay:
             self._spoke = now
             left = (self._total - self._done) * elapsed / (self._done - self._before)
             log.info(
-                "%s: %d of %d, %s, %.0f s left", self._name, self._done, self._total, detail, left
+                "%s: %d of %d, %s%s, %.0f s left",
+                self._name,
+                self._done,
+                self._total,
+                detail,
+                self._engines,
+                left,
             )
 
     def phase_done(self) -> None:
@@ -95,7 +105,7 @@ class TerminalDisplay:
         log.info("%s", line)
 
     def engines(self, counts: EngineCounts) -> None:
-        """The bar says nothing of engines; what happens to them is in the log."""
+        self._engines = f", {counts.ready} engines, {counts.idle_share:.1%} idle"
 
 
 def _show_table(console: Console, rows: Sequence[Measured], title: str) -> None:

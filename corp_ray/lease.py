@@ -14,6 +14,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 3.0
 STALE_S = 15.0  # without a beat for so long, a holder on another machine counts as gone
+SIGHT_S = 3 * BEAT_S  # without a beat for so long, an onlooker calls it silent
+
+ALIVE, GONE, SILENT, NONE = "alive", "gone", "silent", "none"
 
 
 def _machine() -> str:
@@ -42,6 +47,25 @@ def _born(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] == "Z" else fields[19]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A lease as an onlooker finds it: alive, gone (a process of this machine that is no more),
+    silent (elsewhere, no beat seen) or none; and where its holder is, or was."""
+
+    state: str
+    host: str = ""
+    pid: int = 0
+
+
+def _content(text: str) -> dict[str, Any] | None:
+    """What a lease file says, None when it is none."""
+    try:
+        content = json.loads(text)
+        return content if {"holder", "host", "pid", "beats"} <= content.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 class Lease:
@@ -132,9 +156,8 @@ class Lease:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            content = json.loads(self._path.read_text("utf-8"))
-            return content if {"holder", "host", "pid", "beats"} <= content.keys() else None
-        except (OSError, ValueError, AttributeError):
+            return _content(self._path.read_text("utf-8"))
+        except (OSError, ValueError):
             return None
 
     @staticmethod
@@ -143,3 +166,24 @@ class Lease:
         if content.get("machine") != _machine():
             return False
         return _born(int(content["pid"])) != content.get("born")
+
+
+def sight(read: Callable[[], str | None], wait_s: float = SIGHT_S) -> Sighting:
+    """Whether somebody holds the lease whose file's text, if there is one, `read` returns.
+
+    Watched with this machine's clock for at most `wait_s`. Takes and writes nothing.
+    """
+    seen = _content(read() or "")
+    if seen is None:
+        return Sighting(NONE)
+    if seen.get("machine") == _machine():
+        return Sighting(GONE if Lease._is_dead(seen) else ALIVE, seen["host"], int(seen["pid"]))
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        time.sleep(min(BEAT_S / 4, wait_s))
+        found = _content(read() or "")
+        if found is None:
+            return Sighting(NONE)
+        if (found["holder"], found["beats"]) != (seen["holder"], seen["beats"]):
+            return Sighting(ALIVE, found["host"], int(found["pid"]))
+    return Sighting(SILENT, seen["host"], int(seen["pid"]))

@@ -9,16 +9,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from corp_ray import cluster
-from corp_ray.errors import ConfigError
+from corp_ray.errors import ConfigError, StoppedError
 from corp_ray.files import write_json
 from corp_ray.model_folder import export
+from corp_ray.observers import Observer
 from corp_ray.preparation import Prepared, prepare
+from corp_ray.progress import ENDED, FAILED, STOPPED, ProgressFile
 from corp_ray.run_directory import RunDirectory
-from corp_ray.scoring import Display
 from corp_ray.search import Measured, Run, RunResult, Scored
 from corp_ray.settings import Config
 from corp_ray.stopping import StopRequest
+from corp_ray.telemetry import RayMetrics
 
+_STOPS = (StoppedError, KeyboardInterrupt)
 Connect = Callable[[Sequence[str]], None]
 
 
@@ -40,7 +43,7 @@ def check_place(config: Config) -> None:
 
 @contextmanager
 def _opened(
-    config: Config, display: Display, connect: Connect, *, shard: str = ""
+    config: Config, display: Observer, connect: Connect, *, shard: str = ""
 ) -> Iterator[tuple[Prepared, RunDirectory, Run]]:
     """A checked configuration, its directory and its engines; everything is closed at the end."""
     check_place(config)
@@ -56,6 +59,8 @@ def _opened(
     directory.check_identity(prepared.identity)
     stop = StopRequest(config.ray.drain_s)
     connect(config_modules(config))
+    progress = ProgressFile(directory.write_progress)
+    observers = Displays(display, RayMetrics(config.run.id), progress)
     try:
         stop.listen()
         engines = cluster.plan_engines(
@@ -68,17 +73,24 @@ def _opened(
             wait_s=config.ray.wait_s,
             stop=stop,
         )
-        run = Run(prepared, directory, display, engines, stop)
+        run = Run(prepared, directory, observers, engines, stop)
         try:
             yield prepared, directory, run
         finally:
             run.close()
+    except BaseException as error:
+        progress.close(STOPPED if isinstance(error, _STOPS) else FAILED, str(error))
+        raise
+    else:
+        progress.close(ENDED)
     finally:
         directory.lease.release()
         cluster.disconnect()
 
 
-def posttrain(config: Config, display: Display, *, connect: Connect = cluster.connect) -> RunResult:
+def posttrain(
+    config: Config, display: Observer, *, connect: Connect = cluster.connect
+) -> RunResult:
     """Run or resume the experiment of `config`; everything checkable is checked before Ray starts.
 
     Errors: ConfigError, TaskError, CheckpointError, RewardTableError for what the user can mend;
@@ -96,7 +108,7 @@ def posttrain(config: Config, display: Display, *, connect: Connect = cluster.co
     return result
 
 
-def score(config: Config, display: Display, *, connect: Connect = cluster.connect) -> Scored:
+def score(config: Config, display: Observer, *, connect: Connect = cluster.connect) -> Scored:
     """Score one shard of round 0's population into the run's reward table; decides nothing.
 
     Several may be at work on one run at once. Errors: as `posttrain`.
@@ -107,7 +119,7 @@ def score(config: Config, display: Display, *, connect: Connect = cluster.connec
 
 
 def evaluate(
-    config: Config, display: Display, *, connect: Connect = cluster.connect
+    config: Config, display: Observer, *, connect: Connect = cluster.connect
 ) -> tuple[Measured, ...]:
     """The base and `evaluate.model` (a model folder, or a recipe on that base) on the test split.
 

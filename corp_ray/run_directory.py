@@ -181,6 +181,10 @@ class RunDirectory:
     def log_metrics(self, content: Mapping[str, Any]) -> None:
         self.append_line("metrics.jsonl", content)
 
+    def write_progress(self, name: str, content: str) -> None:
+        """Put the progress file in its place; each shard has one of its own."""
+        write_text(self.root / (f"score-{self.shard}-{name}" if self.shard else name), content)
+
     def append_line(self, name: str, content: Mapping[str, Any]) -> None:
         append_line(self.root / name, content)
 

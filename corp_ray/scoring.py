@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from corp_ray.actors import GateActor, ScorerActor
 from corp_ray.cluster import EnginePlan
 from corp_ray.engines import EngineSettings
 from corp_ray.errors import EngineError, TaskError
+from corp_ray.observers import Observer
 from corp_ray.pool import Pool, Supervised
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
@@ -30,20 +31,6 @@ from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
 
 _GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
-
-
-class Display(Protocol):
-    """What a run tells whoever watches."""
-
-    def phase(self, name: str, total: int, done: int) -> None: ...
-
-    def result(self, evaluation: Evaluation) -> None: ...
-
-    def phase_done(self) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-    def engines(self, counts: EngineCounts) -> None: ...
 
 
 def schedule_policy(settings: RayConfig) -> SchedulePolicy:
@@ -64,7 +51,7 @@ class Scoring:
         self,
         prepared: Prepared,
         directory: RunDirectory,
-        display: Display,
+        display: Observer,
         base: Center,
         engines: EnginePlan,
         stop: StopRequest,
@@ -88,6 +75,7 @@ class Scoring:
             )
             directory.open(prepared.identity)
             self._set_aside = SetAside(directory)
+            self._copy_rewards(prepared.config.run.from_rewards)
         except BaseException:
             self.close()
             raise
@@ -110,6 +98,12 @@ class Scoring:
             self._display.note(line)
         self._display.note(f"ready: {pool.description}")
         return pool
+
+    def _copy_rewards(self, other: str) -> None:
+        """Take the support rows of another run in, where the configuration names one."""
+        if other not in ("", "."):
+            rows = self._table.read_from(Storage.open(other) / "rewards")
+            self._display.note(f"{rows} rows taken from {other}")
 
     def close(self) -> None:
         for pool in self._pools:

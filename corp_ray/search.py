@@ -19,7 +19,9 @@ from corp_ray.actors import ReducerActor
 from corp_ray.cluster import EnginePlan
 from corp_ray.consolidate import Consolidation
 from corp_ray.direction import Direction
+from corp_ray.errors import ConfigError
 from corp_ray.gate import judge, paired_interval
+from corp_ray.observers import Observer
 from corp_ray.pool import Supervised
 from corp_ray.preparation import Prepared, with_prompt_tokens
 from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
@@ -28,8 +30,10 @@ from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Commit, Proposal, Verdict
 from corp_ray.round_record import describe_verdict, round_record
 from corp_ray.run_directory import RunDirectory
-from corp_ray.scoring import Display, Scoring
+from corp_ray.scoring import Scoring
 from corp_ray.stopping import StopRequest
+from corp_ray.storage import Storage
+from corp_ray.table_summary import stored
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Run:
         self,
         prepared: Prepared,
         directory: RunDirectory,
-        display: Display,
+        display: Observer,
         engines: EnginePlan,
         stop: StopRequest,
     ):
@@ -98,7 +102,27 @@ class Run:
             prepared = with_prompt_tokens(prepared, longest)
         self.prepared = prepared
         self.base: Center = self.reducer.call("center", folder, prepared.engine.dtype)
+        if self.config.run.from_rewards:
+            self._check_scored(self.config.run.from_rewards)
         self.scoring = Scoring(prepared, directory, display, self.base, engines, stop)
+
+    def _check_scored(self, source: str) -> None:
+        """ConfigError unless round 0's population has its rewards, here or in the run named."""
+        own = Storage.open(self.directory.rewards)
+        found = stored(own)
+        if source != ".":
+            found |= stored(Storage.open(source) / "rewards")
+        missing = [
+            candidate.id
+            for candidate in self._sample(SearchState())
+            if (self.base.digest, "support", candidate.digest) not in found
+        ]
+        if missing:
+            raise ConfigError(
+                f"run.from_rewards={source!r}: {len(missing)} of {self.config.population.size} "
+                f"candidates have no reward yet ({missing[0]}, ...): let jobs.score fill them in, "
+                "or leave run.from_rewards out to score them here"
+            )
 
     def close(self) -> None:
         self.scoring.close()
