@@ -12,7 +12,7 @@ from corp_ray import cluster
 from corp_ray.errors import ConfigError, StoppedError
 from corp_ray.files import write_json
 from corp_ray.model_folder import export
-from corp_ray.observers import Observer
+from corp_ray.observers import Displays, Observer
 from corp_ray.preparation import Prepared, prepare
 from corp_ray.progress import ENDED, FAILED, STOPPED, ProgressFile
 from corp_ray.run_directory import RunDirectory
