@@ -40,6 +40,14 @@ _READY_S = 30.0
 _NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node
 
 
+@dataclass(frozen=True)
+class Done:
+    """The result of a piece of work, and its place in the batch."""
+
+    index: int
+    result: Any
+
+
 @dataclass
 class _Pending:
     """A call under way: its reference, and the engine it is at."""
@@ -129,8 +137,8 @@ class Pool:
         sizes: Sequence[float],
         *,
         through: Supervised | None = None,
-    ) -> Iterator[tuple[int, Any] | Failure]:
-        """(index, result) of each piece of work as it finishes, or its Failure.
+    ) -> Iterator[list[Done | Failure]]:
+        """What each piece of work came to, as it finishes; those that are there together at once.
 
         `call(actor, index)` starts a piece on an engine and returns the reference of its result,
         `sizes` are the pieces' sizes in prompts (0: not to be measured). `through`: the actor that
@@ -149,12 +157,13 @@ class Pool:
                     self._stop.check()
             else:
                 self._dispatch(call)
-            for done in self._happenings(given_up):
-                if not self._stop.requested:
-                    self._dispatch(call)  # before whoever takes the result makes engines wait
+            done: list[Done | Failure] = list(self._happenings(given_up))
+            done += [Failure(*item) for item in given_up.items()]
+            given_up.clear()
+            if not self._stop.requested:
+                self._dispatch(call)  # before whoever takes the results makes engines wait
+            if done:
                 yield done
-            while given_up:
-                yield Failure(*given_up.popitem())
         self._withdraw(wanted=False)
 
     def _withdraw(self, *, wanted: bool) -> None:
@@ -176,7 +185,7 @@ class Pool:
         events = self._events
         reference.future().add_done_callback(lambda future: events.put((kind, number, future)))
 
-    def _happenings(self, given_up: dict[int, str]) -> Iterator[tuple[int, Any]]:
+    def _happenings(self, given_up: dict[int, str]) -> Iterator[Done]:
         """Wait for events, take in all there are, look after the engines; results of pieces."""
         try:
             events = [self._events.get(timeout=_TICK_S)]
@@ -193,7 +202,7 @@ class Pool:
             if number in self._pending:
                 task = self._settle(number, future, given_up)
                 if task is not None:
-                    yield task, future.result()
+                    yield Done(task, future.result())
         self._look(given_up)
 
     def _take_in(self, number: int, future: Any) -> None:

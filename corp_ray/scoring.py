@@ -18,7 +18,7 @@ from corp_ray.cluster import EnginePlan
 from corp_ray.engines import EngineSettings
 from corp_ray.errors import EngineError, TaskError
 from corp_ray.observers import Observer
-from corp_ray.pool import Pool, Supervised
+from corp_ray.pool import Done, Pool, Supervised
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, EngineCounts, Evaluation, Failure, Work
@@ -168,14 +168,14 @@ class Scoring:
         share = self._max_set_aside
         limit = max(1, int(share * len(candidates))) if share else 0
         with self._phase(phase, len(usable), len(usable) - len(missing)):
-            for done in self._pool.map_unordered(
+            for finished in self._pool.map_unordered(
                 lambda actor, index: actor.score.remote(works[index]),
                 [len(work.candidates) * prompts for work in works],
             ):
-                if isinstance(done, Failure):
-                    self._put_aside(works[done.index], done, limit)
-                else:
-                    self._record(done[1])
+                self._record([e for d in finished if isinstance(d, Done) for e in d.result])
+                for failure in finished:
+                    if isinstance(failure, Failure):
+                        self._put_aside(works[failure.index], failure, limit)
         return [c for c in usable if not self._set_aside.has(center, split, c)]
 
     def _put_aside(self, work: Work, failure: Failure, limit: int) -> None:
@@ -214,11 +214,12 @@ class Scoring:
             try:
                 with self._phase(phase, len(work), len(work) - len(missing)):
                     sizes = [self._task.sizes[split]] * len(missing)
-                    for done in self._judges.map_unordered(evaluate, sizes, through=gate):
-                        if isinstance(done, Failure):
-                            name = missing[done.index][1].id
-                            raise EngineError(f"{name} on {split}: {done.reason}")
-                        self._record([done[1]])
+                    for finished in self._judges.map_unordered(evaluate, sizes, through=gate):
+                        self._record([d.result for d in finished if isinstance(d, Done)])
+                        for failure in finished:
+                            if isinstance(failure, Failure):
+                                name = missing[failure.index][1].id
+                                raise EngineError(f"{name} on {split}: {failure.reason}")
             finally:
                 gate.close()
         return [self.evaluation(center, split, candidate) for center, candidate in work]
@@ -231,15 +232,14 @@ class Scoring:
     def check_weights(self, center: Center, candidate: Candidate, digest: str) -> None:
         """EngineError unless an engine's center + candidate has exactly the tensors of `digest`."""
         self._stop.check()
-        for done in self._judges.map_unordered(
+        for (done,) in self._judges.map_unordered(
             lambda actor, _: actor.digest.remote(center, candidate), [0]
         ):
             if isinstance(done, Failure):
                 raise EngineError(f"{candidate.id}: no engine could load it: {done.reason}")
-            found = done[1]
-            if found != digest:
+            if done.result != digest:
                 raise EngineError(
-                    f"{candidate.id}: an engine holds weights {found[:12]}..., "
+                    f"{candidate.id}: an engine holds weights {done.result[:12]}..., "
                     f"the staged folder {digest[:12]}..."
                 )
 

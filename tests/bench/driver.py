@@ -66,9 +66,9 @@ def measured(candidates: list[Candidate], folder: Path) -> dict[str, float]:
         lambda actor, index: actor.score.remote(Work(CENTER, "support", (candidates[index],))),
         [EXAMPLES] * len(candidates),
     ):
-        if isinstance(done, Failure):
-            raise RuntimeError(done.reason)
-        table.append(done[1])
+        if any(isinstance(d, Failure) for d in done):
+            raise RuntimeError(str(done))
+        table.append([evaluation for d in done for evaluation in d.result])
     spent, took = time.process_time() - cpu, time.monotonic() - begin
     pool.close()
     ideal = len(candidates) * ANSWER_S / ENGINES
