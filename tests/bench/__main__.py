@@ -9,12 +9,18 @@ import json
 import os
 from pathlib import Path
 
-from tests.bench import rows
+from tests.bench import rows, scheduling
 from tests.bench.model import bfloat16_weights
 
 
 def shown(value, unit):
-    scaled = {"values/s": (1e6, "M/s"), "bytes": (1e6, "MB"), "s": (1, "s")}
+    scaled = {
+        "values/s": (1e6, "M/s"),
+        "bytes": (1e6, "MB"),
+        "s": (1, "s"),
+        "ms": (1, "ms"),
+        "share": (0.01, "%"),
+    }
     factor, short = scaled[unit]
     return (
         f"{value / factor:,.3g} {short}"
@@ -28,6 +34,7 @@ def measured(folder, threads):
     if folder:
         yield rows.actor_peak_memory(folder)  # first: while this process is still small
     yield rows.noise_values_per_s()
+    yield from scheduling.bench_rows()
     pristine = bfloat16_weights(folder)
     yield rows.apply_candidate(pristine, threads)
     yield from rows.sweep_materialise(pristine, threads)

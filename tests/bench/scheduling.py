@@ -8,6 +8,9 @@ that came second counts as idle.
 """
 
 import heapq
+import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -15,6 +18,7 @@ import numpy as np
 from corp_ray.scheduler import COPIES, SchedulePolicy, Scheduler
 
 ENGINES = (8, 32, 128, 512)
+DRIVER_MS = 5.0  # what a candidate may cost the driver at 512 engines
 PER_ENGINE = 200  # candidates: 100,000 on 512 engines
 MEDIAN_S, SPREAD, TAIL = 3.0, 0.4, 2.5
 SLOW_EVERY, SLOW_BY = 16, 3.0
@@ -80,9 +84,25 @@ def with_barrier(durations_NC, factors_E):
     return 1 - useful / (whole * engines)
 
 
-def idle_shares():
-    """(engines, our idle share, the barrier's, scheduling seconds per candidate) for each size."""
+def bench_rows():
+    """(row, what was compared): idle shares at the most engines, the driver's cost per candidate."""
+    found = {}
     for engines in ENGINES:
         durations, factors = drawn(engines)
-        ours, spent_s = scheduled(durations, factors)
-        yield engines, ours, with_barrier(durations, factors), spent_s
+        found[engines] = scheduled(durations, factors)[0], with_barrier(durations, factors)
+    ours, other = found[max(ENGINES)]
+    row = {"name": "scheduler_idle_share", "ours": ours, "other": other, "unit": "share"}
+    each = ", ".join(f"{n}: {a:.1%} / {b:.0%}" for n, (a, b) in found.items())
+    yield (
+        row | {"ratio": other / ours},
+        f"{max(ENGINES)} simulated engines vs batches of one each ({each})",
+    )
+    printed = subprocess.run(
+        [sys.executable, "-m", "tests.bench.driver"], check=True, capture_output=True, text=True
+    ).stdout
+    spent_ms = 1000 * json.loads(printed)["driver_s"]
+    row = {"name": "driver_time", "ours": spent_ms, "other": DRIVER_MS, "unit": "ms"}
+    yield (
+        row | {"ratio": DRIVER_MS / spent_ms},
+        "CPU of the driver per candidate, 512 engines as threads of 8 actors, vs 5 ms",
+    )
