@@ -10,7 +10,7 @@ from corp_ray.progress import RUNNING
 from corp_ray.status import INTERRUPTED, SILENT
 from corp_ray.tasks.splits import NAMES
 
-_MARGIN = 10  # columns before what a line says
+_MARGIN = 12  # columns before what a line says
 _BAR = 40
 _NOTES = 3
 
@@ -177,7 +177,7 @@ def _set_aside(entries: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
         last = entries[-1]
         yield (
             "aside",
-            f"{len(entries)} candidates given up, the last {last.get('candidate')} after "
+            f"{len(entries)} candidate{'s' * (len(entries) != 1)} given up, the last {last.get('candidate')} after "
             f"{last.get('attempts')} attempts: {last.get('reason')}",
         )
 
