@@ -124,6 +124,7 @@ def test_input_that_a_user_can_mend_exits_with_2_and_a_failure_with_1():
         "RewardTableError": 2,
         "CheckpointError": 2,
         "DiskFullError": 1,
+        "StorageError": 1,
     }
 
 
