@@ -10,7 +10,7 @@ from corp_ray.progress import RUNNING
 from corp_ray.status import INTERRUPTED, SILENT
 from corp_ray.tasks.splits import NAMES
 
-_MARGIN = 10  # columns before what a line says
+_MARGIN = 12  # columns before what a line says
 _BAR = 40
 _NOTES = 3
 
@@ -173,13 +173,15 @@ def _round(one: Mapping[str, Any]) -> str:
 
 
 def _set_aside(entries: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
-    if entries:
-        last = entries[-1]
-        yield (
-            "aside",
-            f"{len(entries)} candidates given up, the last {last.get('candidate')} after "
-            f"{last.get('attempts')} attempts: {last.get('reason')}",
-        )
+    if not entries:
+        return
+    last = entries[-1]
+    count = "1 candidate" if len(entries) == 1 else f"{len(entries):,} candidates"
+    yield (
+        "aside",
+        f"{count} given up, the last {last.get('candidate')} after "
+        f"{last.get('attempts')} attempts: {last.get('reason')}",
+    )
 
 
 def _test(rows: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:

@@ -128,6 +128,7 @@ def test_input_that_a_user_can_mend_exits_with_2_a_failure_with_1_and_a_stop_wit
         "RewardTableError": 2,
         "CheckpointError": 2,
         "DiskFullError": 1,
+        "StorageError": 1,
     }
 
 
