@@ -147,6 +147,7 @@ class NetCluster:
             f"--num-cpus={num_cpus}",
             f"--object-store-memory={_STORE_BYTES}",
             f"--temp-dir={node.folder}/t",
+            f"--dashboard-agent-listen-port={self.network.port(52365)}",
             "--include-log-monitor=false",
             "--disable-usage-stats",
             f"--labels=corp-node={node.name}",
