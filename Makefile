@@ -10,7 +10,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_RUN := $(VLLM_VENV)/bin/python
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: demo test test-vllm check bench clean setup
+.PHONY: demo test test-cluster test-vllm check bench clean setup
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ demo: $(READY) $(DEMO_MODEL)
 
 test: $(READY) $(DEMO_MODEL)
 	$(RUN) -m pytest
+
+# One head and two workers; with root each in a network namespace of its own.
+test-cluster: $(READY) $(DEMO_MODEL)
+	$(RUN) -m pytest tests/on_cluster
 
 # torchvision, torchaudio and torchcodec come as CUDA builds, which break a CPU build of torch.
 $(VLLM_READY): pyproject.toml constraints-vllm.txt

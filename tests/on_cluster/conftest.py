@@ -1,0 +1,55 @@
+"""Tests on a real Ray cluster of several nodes: `make test-cluster`. `make test` leaves them out."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import count
+
+import pytest
+
+from tests import runs
+from tests.on_cluster.net_cluster import NetCluster
+
+_IDS = count(1)
+
+
+def pytest_report_header():
+    """Say how the nodes are kept apart here."""
+    made = NetCluster()
+    made.stop()
+    return f"cluster: {made.network.note}"
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One head without CPU slots and two worker nodes with two each; tests share it.
+
+    Who kills a node starts another one before the end of the test.
+    """
+    made = NetCluster()
+    try:
+        made.start_head(num_cpus=0)
+        nodes = [made.start_node(num_cpus=2, wait=False) for _ in range(2)]
+        for node in nodes:
+            made.wait(lambda node=node: node.name in made.alive(), node.name)
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """A copy of what a job carries, as a clean clone has it: no environment, models or runs."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("corp_ray", "jobs", "conf", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", ".pytest_cache")
+        shutil.copytree(runs.ROOT / name, folder / name, ignore=ignored)
+    with (folder / "corp_ray/__init__.py").open("a") as package:
+        package.write('MARK = "carried by the job"\n')
+    return folder
+
+
+@pytest.fixture
+def submission():
+    """An id for a job that no other test has."""
+    return lambda: f"job-{next(_IDS)}"
