@@ -155,17 +155,15 @@ class DisjointMembers:
         return eigenvalues, self._axes([vector(k) for k in order[:rank].tolist()])
 
     def _axes(self, vectors: list[np.ndarray]) -> np.ndarray:
-        """Vectors over members as orthonormal rows over seeds."""
+        """Vectors over members as unit rows over seeds; as accurate as roots are, so orthogonal."""
         if not vectors:
             return np.zeros((0, len(self.seeds)))
-        unit = np.array([v / np.linalg.norm(v) for v in vectors])
-        q, r = np.linalg.qr(unit.T)
-        q *= np.sign(np.diagonal(r))
+        unit_RM = [v / np.linalg.norm(v) for v in vectors]
         norms_T = np.sqrt(self.squared_M)[self._sparse.rows]
         scale_T = np.divide(
             self._sparse.amplitudes, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0
         )
-        return np.array([self._on_seeds(axis[self._sparse.rows] * scale_T) for axis in q.T])
+        return np.array([self._on_seeds(axis[self._sparse.rows] * scale_T) for axis in unit_RM])
 
 
 def _orthogonal_to(positive: np.ndarray, number: int) -> np.ndarray:

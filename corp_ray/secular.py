@@ -17,7 +17,7 @@ from numpy.polynomial import Chebyshev
 
 BLOCK = 256  # roots solved together
 CELLS = 1 << 19  # differences of roots and poles held at a time
-DEGREE = 24  # of the interpolants; poles stay REACH half-widths away: error below 6^-24
+DEGREE = 24  # of the interpolants; poles stay REACH half-widths away: error below 5^-24
 REACH = 3.0
 _EPS = float(np.finfo(np.float64).eps)
 _ROUNDS = 200

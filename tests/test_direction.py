@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corp_ray.direction import Direction, coordinates, from_coordinates
+from corp_ray.direction import Direction, coordinates, from_coordinates, sparse_rows
 
 AMPLITUDES = st.floats(-10, 10).filter(lambda a: a == 0 or abs(a) > 1e-6)
 TERMS = st.dictionaries(st.integers(0, 12) | st.just(2**63 - 1), AMPLITUDES, max_size=6)
@@ -104,6 +104,17 @@ def test_coordinates_lay_directions_on_their_shared_axes():
     seeds, rows = coordinates([Direction({9: 1.0, 2: 2.0}), Direction(), Direction({5: 3.0})])
     assert seeds.dtype == np.uint64 and seeds.tolist() == [2, 5, 9]
     np.testing.assert_array_equal(rows, [[2, 0, 1], [0, 0, 0], [0, 3, 0]])
+
+
+def test_sparse_rows_hold_every_term_once_beside_its_direction_and_seed():
+    found = sparse_rows(
+        [Direction({9: 1.0, 2: 2.0}), Direction(), Direction({2**63 - 1: 3.0, 9: 0.0})]
+    )
+    assert found.count == 3 and found.seeds.tolist() == [2, 9, 2**63 - 1]
+    assert found.rows.tolist() == [0, 0, 2, 2]
+    assert found.seeds[found.columns].tolist() == [2, 9, 9, 2**63 - 1]
+    assert found.amplitudes.tolist() == [2.0, 1.0, 0.0, 3.0]
+    assert sparse_rows([]).dense().shape == (0, 0)
 
 
 @given(TERMS)

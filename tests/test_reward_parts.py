@@ -108,12 +108,12 @@ def test_a_crash_before_any_operation_loses_and_doubles_no_row(tmp_path, small_t
 
 
 def test_opening_beside_a_writer_leaves_its_files_and_its_broken_ones_alone(tmp_path, caplog):
-    for i in range(reward_table.COMPACT_FROM):
+    for i in range(reward_table.COMPACT_FROM + 1):
         RewardParts(Storage.open(tmp_path)).write(to_table([evaluation(i)], IDENTITY))
     parts(tmp_path)[0].write_bytes(b"broken")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with caplog.at_level(logging.WARNING):
-        assert len(opened(tmp_path, owner=False)) == reward_table.COMPACT_FROM - 1
+        assert len(opened(tmp_path, owner=False)) == reward_table.COMPACT_FROM
     assert parts(tmp_path)[0].name in caplog.text
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -163,6 +163,24 @@ def test_parts_that_a_writer_merges_between_listing_and_reading_are_found_merged
     table = RewardTable(Shifting(tmp_path, writer), IDENTITY, owner=False)
     assert len(parts(tmp_path)) == 1
     assert by_id(table.evaluations()) == rows
+
+
+def test_opening_between_a_writers_merge_and_its_clearing_up_keeps_rows_that_it_removes_next(
+    tmp_path, small_tiers
+):
+    """Both of the writer's copies are there; the holder may rely on neither, since it lives."""
+    rows = [evaluation(i) for i in range(3)]
+    writer = RewardTable(Counted(tmp_path, last=4), IDENTITY, owner=False)
+    with suppress(Crash):  # three parts and their merged one, before the first removal
+        for row in rows:
+            writer.append([row])
+    assert len(parts(tmp_path)) == 4
+    merged = max(parts(tmp_path), key=lambda part: pq.read_metadata(part).num_rows)
+    before = set(parts(tmp_path)) - {merged}
+    assert by_id(opened(tmp_path).evaluations()) == rows
+    for part in before:
+        part.unlink(missing_ok=True)
+    assert by_id(opened(tmp_path).evaluations()) == rows
 
 
 def test_a_part_that_breaks_while_the_run_goes_on_is_an_error_that_names_it(tmp_path, small_tiers):

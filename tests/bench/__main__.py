@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.bench import rows, scheduling
+from tests.bench import driver, rows, scheduling
 from tests.bench.model import bfloat16_weights
 
 
@@ -35,6 +35,8 @@ def measured(folder, threads):
         yield rows.actor_peak_memory(folder)  # first: while this process is still small
     yield rows.noise_values_per_s()
     yield from scheduling.bench_rows()
+    yield driver.table_load()
+    yield driver.consolidate_large()
     pristine = bfloat16_weights(folder)
     yield rows.apply_candidate(pristine, threads)
     yield from rows.sweep_materialise(pristine, threads)

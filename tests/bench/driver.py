@@ -1,88 +1,102 @@
-"""What a candidate costs the driver with 512 engines: real Ray calls, real rows on disk.
+"""What the driver does for 100,000 candidates: loading their rewards, consolidating them."""
 
-512 processes do not fit on a small machine: each engine is one of 64 threads of an actor, which
-sleeps as a model would work and returns an evaluation of 500 rewards. `python -m tests.bench.driver`
-prints JSON: CPU seconds of the driver's process (Ray's threads in it included) per candidate, and
-the share of engine time that went by idle.
-"""
-
-import json
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-import ray
+import numpy as np
+import pyarrow.parquet as pq
 
-from corp_ray import cluster
-from corp_ray.cluster import EnginePlan
-from corp_ray.pool import Pool
+from corp_ray.cloud import DenseMembers, DisjointMembers, cloud_statistics
+from corp_ray.consolidate import consolidate, softmax
+from corp_ray.direction import Direction, sparse_rows
 from corp_ray.population import isotropic
-from corp_ray.records import Candidate, Center, Evaluation, Failure, Ready, Work
-from corp_ray.reward_table import Identity, RewardTable
-from corp_ray.scheduler import SchedulePolicy
-from corp_ray.stopping import StopRequest
-from corp_ray.storage import Storage
+from corp_ray.records import OUTCOMES, Candidate, Evaluation
+from corp_ray.reward_table import RewardTable
+from tests.bench import tables
+from tests.bench.rows import interleaved, seconds
 
-ENGINES, THREADS, EXAMPLES = 512, 64, 500
-ANSWER_S = 4.0
-CENTER = Center("none", "0" * 64)
-
-
-class Many:
-    """An actor that stands for many engines."""
-
-    def ready(self) -> Ready:
-        return Ready(ray.get_runtime_context().get_node_id(), "bench")
-
-    def score(self, work: Work) -> list[Evaluation]:
-        time.sleep(ANSWER_S)
-        (candidate,) = work.candidates
-        rewards = tuple(float(len(candidate.id) * e % 3 == 0) for e in range(EXAMPLES))
-        outcomes = ("graded",) * EXAMPLES
-        return [Evaluation(candidate, CENTER.digest, "support", rewards, outcomes, 9, 1.0, "bench")]
+CANDIDATES, EXAMPLES = 100_000, 500
+SMALL = tables.PART_ROWS  # rows that are read as Python numbers; the time is scaled
+DENSE = 3000  # members that a dense decomposition takes seconds for
+SIGMAS = (5e-4, 1e-3, 2e-3)
 
 
-def measured(candidates: list[Candidate], folder: Path) -> dict[str, float]:
-    table = RewardTable(
-        Storage.open(folder), Identity({"support": "s"}, "d", "t", "bench"), owner=True
+def as_evaluations(part):
+    """Rows of a part as records with a Python number per reward."""
+    return [
+        Evaluation(
+            Candidate(
+                row["candidate_id"],
+                row["kind"],
+                row["round"],
+                tuple(zip(row["seeds"], row["amplitudes"], strict=True)),
+                row["step"],
+                row["sigma"],
+            ),
+            row["center_digest"],
+            row["split"],
+            tuple(row["rewards"]),
+            tuple(OUTCOMES[code] for code in row["outcomes"]),
+            row["generated_tokens"],
+            row["seconds"],
+            row["engine"],
+        )
+        for row in pq.read_table(part).to_pylist()
+    ]
+
+
+def table_load():
+    """Opening a table of 100,000 rows of 500 different rewards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = tables.write_table(scratch, CANDIDATES, EXAMPLES, right_or_wrong=False)
+        part = max(Path(scratch).iterdir(), key=lambda path: path.stat().st_size)
+
+        def ours():
+            if len(RewardTable(folder, tables.IDENTITY)) != CANDIDATES:
+                raise RuntimeError("rows are missing")
+
+        mine, of_part = interleaved(ours, lambda: as_evaluations(part), 3)
+    theirs = of_part * CANDIDATES / SMALL
+    row = {"name": "table_load", "ours": mine, "other": theirs, "ratio": theirs / mine, "unit": "s"}
+    return row, (
+        f"{CANDIDATES:,} x {EXAMPLES} rewards vs a Python number for each (to_pylist and tuples; "
+        f"timed on {SMALL:,} rows, x {CANDIDATES / SMALL:.0f})"
     )
-    threaded = ray.remote(Many).options(num_cpus=0, max_concurrency=THREADS)
-    actors = [threaded.remote() for _ in range(ENGINES // THREADS)]
-    made = iter(range(ENGINES))
-    pool = Pool(
-        lambda options: actors[next(made) % len(actors)],
-        EnginePlan(ENGINES, 1, 0),
-        warm=lambda actor: actor.ready.remote(),
-        name="bench",
-        policy=SchedulePolicy(),
-        stop=StopRequest(1.0),
+
+
+def grid_point(rewards):
+    """Seconds to consolidate CANDIDATES at (0.5, 5)."""
+    directions = [Direction(c.terms) for c in isotropic(0, 0, CANDIDATES, SIGMAS)]
+    return seconds(
+        lambda: consolidate(directions, rewards, quantile=0.5, inverse_temperature=5, rank=8)
     )
-    pool.open()
-    while pool.ready < ENGINES:
-        pool.wait()
-    begin, cpu = time.monotonic(), time.process_time()
-    for done in pool.map_unordered(
-        lambda actor, index: actor.score.remote(Work(CENTER, "support", (candidates[index],))),
-        [EXAMPLES] * len(candidates),
-    ):
-        if any(isinstance(d, Failure) for d in done):
-            raise RuntimeError(str(done))
-        table.append([evaluation for d in done for evaluation in d.result])
-    spent, took = time.process_time() - cpu, time.monotonic() - begin
-    pool.close()
-    ideal = len(candidates) * ANSWER_S / ENGINES
-    return {"driver_s": spent / len(candidates), "took_s": took, "ideal_s": ideal}
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10 * ENGINES
-    cluster.connect()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measured(isotropic(0, 0, count, (1e-3,)), Path(folder))
-    cluster.disconnect()
-    sys.stdout.write(json.dumps(found) + "\n")
+def consolidate_large():
+    """The statistics of a cloud of DENSE isotropic members whose weights all differ."""
+    rng = np.random.default_rng(0)
+    sparse = sparse_rows(Direction(c.terms) for c in isotropic(0, 0, DENSE, SIGMAS))
+    weights = softmax(5 * rng.random(DENSE))
 
+    def ours():
+        return cloud_statistics(DisjointMembers(sparse), weights, 8)
 
-if __name__ == "__main__":
-    main()
+    def other():
+        return cloud_statistics(DenseMembers(sparse), weights, 8)
+
+    mine, theirs = interleaved(ours, other, 1)
+    different = grid_point(rng.normal(0.3, 0.03, CANDIDATES))
+    in_steps = grid_point(rng.binomial(EXAMPLES, 0.3, CANDIDATES) / EXAMPLES)
+    row = {
+        "name": "consolidate_large",
+        "ours": mine,
+        "other": theirs,
+        "ratio": theirs / mine,
+        "unit": "s",
+        "seconds_100000_different": different,
+        "seconds_100000_right_or_wrong": in_steps,
+    }
+    return row, (
+        f"{DENSE:,} members vs their dense decomposition; {CANDIDATES:,} candidates, one grid "
+        f"point: {different:.1f} s, with 0/1 rewards {in_steps:.2f} s"
+    )

@@ -98,7 +98,7 @@ def bench_rows():
         f"{max(ENGINES)} simulated engines vs batches of one each ({each})",
     )
     printed = subprocess.run(
-        [sys.executable, "-m", "tests.bench.driver"], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "tests.bench.dispatch"], check=True, capture_output=True, text=True
     ).stdout
     spent_ms = 1000 * json.loads(printed)["driver_s"]
     row = {"name": "driver_time", "ours": spent_ms, "other": DRIVER_MS, "unit": "ms"}
