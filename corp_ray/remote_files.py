@@ -86,10 +86,15 @@ def _with_region(location: str) -> str:
 
 
 def _impatient(made: Any) -> Any:
-    """The same with fewer attempts: as a URL makes it, it waits 100 s for a silent server."""
+    """The same with fewer attempts: as a URL makes it, it waits 100 s for a silent server.
+
+    And with a small write as one request: opening late is what makes it so.
+    """
     _, (options,) = made.__reduce__()
     patience = arrow.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    return arrow.S3FileSystem(**options, retry_strategy=patience)
+    return arrow.S3FileSystem(
+        **{**options, "allow_delayed_open": True}, retry_strategy=patience
+    )
 
 
 def _through_fsspec(location: str, scheme: str, setting: str) -> tuple[Any, str]:
