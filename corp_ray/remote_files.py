@@ -92,9 +92,7 @@ def _impatient(made: Any) -> Any:
     """
     _, (options,) = made.__reduce__()
     patience = arrow.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    return arrow.S3FileSystem(
-        **{**options, "allow_delayed_open": True}, retry_strategy=patience
-    )
+    return arrow.S3FileSystem(**{**options, "allow_delayed_open": True}, retry_strategy=patience)
 
 
 def _through_fsspec(location: str, scheme: str, setting: str) -> tuple[Any, str]:

@@ -8,19 +8,17 @@ refused, broken or foreign parts set aside. See docs/method.md, "Reward table".
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corp_ray.errors import RewardTableError
-from corp_ray.files import write_atomic
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.records import OUTCOMES, VERIFIER_ERROR, Candidate, Evaluation
+from corp_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -84,19 +82,18 @@ class RewardTable:
     when a part cannot be written (no row is lost or half written).
     """
 
-    def __init__(self, folder: Path, identity: Identity):
+    def __init__(self, folder: Storage, identity: Identity):
         self._folder = folder
         self._identity = identity
         self._rows: dict[Key, Evaluation] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-        parts = sorted(folder.glob("*.parquet"))
+        folder.make()
+        folder.clean()
+        parts = folder.names("*.parquet")
         read = [part for part in parts if self._read(part)]
         if len(read) >= COMPACT_FROM:
             self._write(list(self._rows.values()), f"compact-{uuid.uuid4().hex}.parquet")
             for part in read:
-                part.unlink()
+                folder.remove(part)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -127,9 +124,9 @@ class RewardTable:
 
     def _write(self, evaluations: Sequence[Evaluation], name: str) -> None:
         table = pa.Table.from_pylist([self._record(e) for e in evaluations], schema=SCHEMA)
-        write_atomic(
-            self._folder / name, lambda path: pq.write_table(table, path, compression="zstd")
-        )
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self._folder.write_bytes(name, sink.getvalue().to_pybytes())
 
     def _record(self, e: Evaluation) -> dict:
         wanted = self._identity.engine_on(e.split)
@@ -158,10 +155,11 @@ class RewardTable:
             "noise_version": self._identity.noise_version,
         }
 
-    def _read(self, part: Path) -> bool:
+    def _read(self, name: str) -> bool:
         """Take the part's rows in; False when it was set aside."""
+        part = self._folder / name
         try:
-            table = pq.read_table(part)
+            table = pq.read_table(pa.BufferReader(self._folder.read_bytes(name)))
             if (table.schema.metadata or {}).get(b"format") != _VERSION:
                 raise ValueError("not a part of a reward table of this version")
             records = table.cast(SCHEMA).to_pylist()
@@ -169,14 +167,12 @@ class RewardTable:
         except PermissionError as error:
             raise RewardTableError(f"{part}: cannot be read ({error.strerror})") from error
         except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            aside = self._folder / "set_aside"
-            aside.mkdir(exist_ok=True)
-            os.replace(part, aside / part.name)
+            (self._folder / "set_aside").make()
+            self._folder.rename(name, f"set_aside/{name}")
             log.warning(
-                "%s cannot be used (%s): moved to %s/, its candidates are scored again",
+                "%s cannot be used (%s): moved to set_aside/, its candidates are scored again",
                 part,
                 " ".join(str(error).split())[:200],
-                aside.name,
             )
             return False
         for record, evaluation in zip(records, evaluations, strict=True):
@@ -184,7 +180,7 @@ class RewardTable:
             self._rows.setdefault(_key(evaluation), evaluation)
         return True
 
-    def _check(self, part: Path, record: Mapping) -> None:
+    def _check(self, part: Storage, record: Mapping) -> None:
         expected = {
             "engine": self._identity.engine_on(record["split"]),
             "split_digest": self._identity.split_digests.get(record["split"]),

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from corp_ray.errors import RewardTableError
-from corp_ray.files import DiskFullError, write_json
+from corp_ray.files import DiskFullError
 from corp_ray.records import GRADED, OUTCOMES, VERIFIER_ERROR, Candidate, Evaluation
 from corp_ray.reward_table import COMPACT_FROM, SCHEMA, Identity, RewardTable, error_share
+from corp_ray.storage import Storage
 
 IDENTITY = Identity(
     split_digests={"support": "s1", "validation": "v1"},
@@ -64,7 +65,7 @@ def folder(tmp_path):
 
 
 def filled(folder, count=3):
-    table = RewardTable(folder, IDENTITY)
+    table = RewardTable(Storage.open(folder), IDENTITY)
     rows = [evaluation(i) for i in range(count)]
     for row in rows:
         table.append([row])
@@ -72,7 +73,7 @@ def filled(folder, count=3):
 
 
 def test_what_was_appended_is_there_after_reopening_bit_for_bit(folder):
-    table = RewardTable(folder, IDENTITY)
+    table = RewardTable(Storage.open(folder), IDENTITY)
     rows = [evaluation(i) for i in range(3)]
     rows[0] = replace(rows[0], rewards=(0.1 + 0.2, 5e-324, 1 / 3, 1.0, 0.0))
     rows += [evaluation(0, split="validation"), evaluation(1, center_digest="another")]
@@ -81,7 +82,7 @@ def test_what_was_appended_is_there_after_reopening_bit_for_bit(folder):
     assert table.append(rows[:2]) == rows[:2]
     table.append(rows[2:])
     assert table.evaluations() == rows
-    again = RewardTable(folder, IDENTITY)
+    again = RewardTable(Storage.open(folder), IDENTITY)
     assert len(again) == len(rows)
     assert {e.candidate.id + e.split + e.center_digest: e for e in again.evaluations()} == {
         e.candidate.id + e.split + e.center_digest: e for e in rows
@@ -92,11 +93,11 @@ def test_what_was_appended_is_there_after_reopening_bit_for_bit(folder):
 
 def test_missing_knows_candidates_by_center_split_and_direction(folder):
     rows = [evaluation(i) for i in range(4)]
-    table = RewardTable(folder, IDENTITY)
+    table = RewardTable(Storage.open(folder), IDENTITY)
     assert missing(table, *rows) == ["r0c0", "r0c1", "r0c2", "r0c3"]
     table.append([rows[2]])
     assert missing(table, *rows) == ["r0c0", "r0c1", "r0c3"]
-    assert missing(RewardTable(folder, IDENTITY), *rows) == ["r0c0", "r0c1", "r0c3"]
+    assert missing(RewardTable(Storage.open(folder), IDENTITY), *rows) == ["r0c0", "r0c1", "r0c3"]
     candidate = rows[2].candidate
     assert table.missing("center", "validation", [candidate]) == [candidate]
     assert table.missing("another", "support", [candidate]) == [candidate]
@@ -110,21 +111,27 @@ def test_missing_knows_candidates_by_center_split_and_direction(folder):
 def test_missing_names_a_direction_once_under_its_first_name_in_order(folder):
     a, b = evaluation(0).candidate, evaluation(1).candidate
     wanted = [a, b, replace(a, id="a again"), replace(b, id="b again")]
-    assert RewardTable(folder, IDENTITY).missing("center", "support", wanted) == [a, b]
+    assert RewardTable(Storage.open(folder), IDENTITY).missing("center", "support", wanted) == [
+        a,
+        b,
+    ]
     wanted = [a, b, replace(a, id="a again")]
-    assert RewardTable(folder, IDENTITY).missing("center", "support", wanted) == [a, b]
+    assert RewardTable(Storage.open(folder), IDENTITY).missing("center", "support", wanted) == [
+        a,
+        b,
+    ]
 
 
 def test_a_row_that_is_there_already_is_ignored(folder):
     rows = filled(folder)
-    table = RewardTable(folder, IDENTITY)
+    table = RewardTable(Storage.open(folder), IDENTITY)
     other = replace(rows[0], rewards=(0.0,) * 5)
     new = evaluation(9)
     assert table.append([other, new, rows[1]]) == [new]
     assert table.append([]) == []
     assert table.append([rows[2]]) == []
     assert len(parts(folder)) == 4
-    for opened in (table, RewardTable(folder, IDENTITY)):
+    for opened in (table, RewardTable(Storage.open(folder), IDENTITY)):
         assert by_id(opened.evaluations()) == [*rows, new]
 
 
@@ -166,20 +173,20 @@ def test_a_spoilt_part_is_named_set_aside_and_scored_again(folder, caplog, spoil
     spoil(part)
     spoilt = part.read_bytes()
     with caplog.at_level(logging.WARNING):
-        table = RewardTable(folder, IDENTITY)
+        table = RewardTable(Storage.open(folder), IDENTITY)
     assert part.name in caplog.text
     assert (folder / "set_aside" / part.name).read_bytes() == spoilt
     assert not part.exists()
     assert missing(table, *rows) == ["r0c1"]
     assert table.append(rows) == [rows[1]]
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
 
 
 def test_leftovers_of_a_killed_writer_are_removed_and_other_files_left(folder):
     rows = filled(folder)
     (folder / f".{parts(folder)[0].name}.123.tmp").write_bytes(b"half a part")
     (folder / "notes.txt").write_text("mine")
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
     assert sorted(p.suffix for p in folder.iterdir()) == [".parquet"] * 3 + [".txt"]
 
 
@@ -197,21 +204,21 @@ def test_rows_of_another_identity_are_refused_by_the_name_of_what_differs(folder
     rows = filled(folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(RewardTableError) as raised:
-        RewardTable(folder, replace(IDENTITY, **change))
+        RewardTable(Storage.open(folder), replace(IDENTITY, **change))
     assert f"{field} of r0c" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
 
 
 def test_a_split_that_holds_no_row_may_change(folder):
     rows = filled(folder)
     changed = replace(IDENTITY, split_digests={"support": "s1", "validation": "v2"})
-    assert by_id(RewardTable(folder, changed).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), changed).evaluations()) == rows
 
 
 def test_a_row_of_another_engine_is_refused_before_it_is_written(folder):
-    table = RewardTable(folder, IDENTITY)
+    table = RewardTable(Storage.open(folder), IDENTITY)
     with pytest.raises(RewardTableError, match="engine: 'other'"):
         table.append([evaluation(0), evaluation(1, engine="other")])
     assert len(table) == 0
@@ -220,28 +227,31 @@ def test_a_row_of_another_engine_is_refused_before_it_is_written(folder):
 
 def test_opening_many_parts_makes_one_of_them_and_keeps_every_row(folder):
     rows = filled(folder, COMPACT_FROM - 1)
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
     assert len(parts(folder)) == COMPACT_FROM - 1
     rows += [evaluation(1000)]
-    RewardTable(folder, IDENTITY).append(rows[-1:])
+    RewardTable(Storage.open(folder), IDENTITY).append(rows[-1:])
     for _ in range(2):
-        assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+        assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
         assert len(list(folder.iterdir())) == 1
 
 
 def test_a_crash_between_compaction_and_clearing_up_loses_and_doubles_nothing(folder, tmp_path):
     rows = filled(folder, COMPACT_FROM)
     shutil.copytree(folder, tmp_path / "before")
-    RewardTable(folder, IDENTITY)
+    RewardTable(Storage.open(folder), IDENTITY)
     (compacted,) = parts(folder)
     for kept in (COMPACT_FROM, COMPACT_FROM // 2):
         for part in parts(tmp_path / "before")[:kept]:
             shutil.copy(part, folder)
-        table = RewardTable(folder, IDENTITY)
+        table = RewardTable(Storage.open(folder), IDENTITY)
         assert by_id(table.evaluations()) == rows
         assert missing(table, *rows) == []
-    RewardTable(folder, IDENTITY).append([evaluation(1000)])
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == [*rows, evaluation(1000)]
+    RewardTable(Storage.open(folder), IDENTITY).append([evaluation(1000)])
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == [
+        *rows,
+        evaluation(1000),
+    ]
     assert not compacted.exists()
 
 
@@ -282,7 +292,7 @@ def full_disk(request, tmp_path):
 
 def test_a_full_disk_loses_no_row_and_work_goes_on_when_there_is_room(full_disk):
     folder, full = full_disk
-    table = RewardTable(folder, IDENTITY)
+    table = RewardTable(Storage.open(folder), IDENTITY)
     rows = [evaluation(i, examples=2000) for i in range(4)]
     table.append(rows[:2])
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -290,12 +300,12 @@ def test_a_full_disk_loses_no_row_and_work_goes_on_when_there_is_room(full_disk)
         with pytest.raises(DiskFullError) as raised:
             table.append(rows[2:])
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
-        assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows[:2]
+        assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows[:2]
     assert "disk full" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
     assert missing(table, *rows) == ["r0c2", "r0c3"]
     assert table.append(rows) == rows[2:]
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
 
 
 def test_a_full_disk_while_compacting_keeps_every_part(full_disk):
@@ -303,19 +313,19 @@ def test_a_full_disk_while_compacting_keeps_every_part(full_disk):
     rows = filled(folder, COMPACT_FROM)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with full(folder), pytest.raises(DiskFullError):
-        RewardTable(folder, IDENTITY)
+        RewardTable(Storage.open(folder), IDENTITY)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    assert by_id(RewardTable(folder, IDENTITY).evaluations()) == rows
+    assert by_id(RewardTable(Storage.open(folder), IDENTITY).evaluations()) == rows
     assert len(parts(folder)) == 1
 
 
 def test_a_full_disk_leaves_a_small_file_as_it_was(full_disk):
     folder, full = full_disk
     folder.mkdir()
-    write_json(folder / "0.json", {"round": 0})
+    Storage.open(folder).write_json("0.json", {"round": 0})
     with full(folder):
         with pytest.raises(DiskFullError, match=r"0\.json"):
-            write_json(folder / "0.json", list(range(10_000)))
+            Storage.open(folder).write_json("0.json", list(range(10_000)))
         assert [path.name for path in folder.iterdir()] == ["0.json"]
     assert (folder / "0.json").read_text() == '{\n "round": 0\n}\n'
 
