@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,10 @@ from corp_ray.errors import (
     EngineUnfitError,
     TaskError,
 )
+from corp_ray.model_cache import digested, local_folder
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Ready, Work
+from corp_ray.storage import Storage
 from corp_ray.tasks import Messages, make_task
 from corp_ray.tasks.splits import NAMES, make_splits
 
@@ -206,10 +209,11 @@ class Scorer:
         if self._center == center:
             return
         self._center = None
+        here = replace(center, path=str(local_folder(center.path, center.digest)))
         try:
-            self._engine.load(center)
+            self._engine.load(here)
             if not self._checked:
-                self._check(center)
+                self._check(here)
         except EngineLostError:
             raise
         except EngineError as error:
@@ -269,7 +273,10 @@ class Reducer:
         """The center in a folder, digested in the run's dtype."""
         from corp_ray import checkpoint
 
-        return Center(path, checkpoint.folder_digest(Path(path), dtype, threads=self._threads))
+        def digest_of(folder: Path) -> str:
+            return checkpoint.folder_digest(folder, dtype, threads=self._threads)
+
+        return Center(path, digested(path, digest_of))
 
     def longest_prompt(self, folder: str, template: str, settings: TaskSettings) -> int:
         """Tokens of the longest prompt of all splits; the splits are dropped again."""
@@ -306,16 +313,29 @@ class Reducer:
         from corp_ray import checkpoint
 
         return checkpoint.stage(
-            Path(center.path), Path(target), recipe, [direction], threads=self._threads
+            local_folder(center.path, center.digest),
+            Path(target),
+            recipe,
+            [direction],
+            threads=self._threads,
         )
 
     def commit(self, staged: str, final: str, recipe: Recipe) -> None:
         """Give a staged folder its recipe and its place; nothing to do where it has that place."""
         from corp_ray import checkpoint
 
-        place = Path(final)
-        if not place.exists() or recipe_file.load(place / "recipe.json") != recipe:
+        place = Storage.open(final)
+        if not checkpoint.is_committed(place) or recipe_file.read(place) != recipe:
             checkpoint.commit(Path(staged), place, recipe)
+
+    def is_there(self, folder: str) -> bool:
+        """Whether this node has a folder."""
+        return Path(folder).is_dir()
+
+    def discard(self, folders: Sequence[str]) -> None:
+        """Remove staged folders, as far as they are on this node."""
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 ScorerActor = ray.remote(Scorer)

@@ -23,6 +23,7 @@ from corp_ray.direction import Direction
 from corp_ray.errors import CheckpointError
 from corp_ray.parameters import TensorSpec
 from corp_ray.recipe import Recipe
+from corp_ray.storage import Storage
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _OWN_FILES = {"README.md", "recipe.json", "model.safetensors.index.json"}
@@ -151,20 +152,31 @@ def stage(
     return folder_digest(target, recipe.dtype, threads=threads)
 
 
-def commit(staged: Path, final: Path, recipe: Recipe) -> None:
-    """Complete a staged folder with its recipe and model card and rename it into its place.
+def is_committed(place: Storage) -> bool:
+    """Whether a committed folder is there. Elsewhere than locally its recipe, written last, says so."""
+    return place.exists("" if place.local is not None else "recipe.json")
 
-    Everything is on disk before the name exists. Errors: CheckpointError when the place is taken.
+
+def commit(staged: Path, final: Path | Storage, recipe: Recipe) -> None:
+    """Complete a staged folder with its recipe and model card and give it its place.
+
+    Everything is on disk before the name exists; on a storage without rename recipe.json is
+    written last, and a folder without it is replaced. Errors: CheckpointError when the place is
+    taken; StorageError.
     """
-    if final.exists():
-        raise CheckpointError(f"{final}: exists already; nothing is overwritten")
+    place = Storage.open(final) if isinstance(final, Path) else final
+    if is_committed(place):
+        raise CheckpointError(f"{place}: exists already; nothing is overwritten")
     (staged / "README.md").write_text(recipe.model_card(), "utf-8")
     (staged / "recipe.json").write_text(recipe.to_json(), "utf-8")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if place.local is None:
+        place.upload(staged, "", "recipe.json")
+        return
+    place.local.parent.mkdir(parents=True, exist_ok=True)
     for path in staged.iterdir():
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
-    os.rename(staged, final)
+    os.rename(staged, place.local)
 
 
 def rebuild(recipe: Recipe, base: Path, target: Path, *, threads: int = 1) -> str:

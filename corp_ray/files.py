@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from corp_ray.errors import CorpError, RewardTableError
 
@@ -47,21 +45,6 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, "utf-8")
-
-    write_atomic(path, write)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def append_line(path: Path, content: Any) -> None:
-    LocalFiles().append(str(path), json.dumps(content).encode())
 
 
 class LocalFiles:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corp_ray.errors import ConfigError, LeaseError
-from corp_ray.files import disk_errors, write_json
+from corp_ray.errors import CheckpointError, ConfigError, CorpError, LeaseError
+from corp_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ STALE_S = 15.0  # without a beat for so long, a holder on another machine counts
 SIGHT_S = 3 * BEAT_S  # without a beat for so long, an onlooker calls it silent
 
 ALIVE, GONE, SILENT, NONE = "alive", "gone", "silent", "none"
+REMOTE_STALE_S = 60.0  # the same on a storage whose single request may be tried for half a minute
+FILE = "lease.json"
 
 
 def _machine() -> str:
@@ -71,8 +73,12 @@ def _content(text: str) -> dict[str, Any] | None:
 class Lease:
     """`acquire` takes it, `check` says whether it is still held, `release` gives it back."""
 
-    def __init__(self, path: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S):
-        self._path, self._beat_s, self._stale_s = path, beat_s, stale_s
+    def __init__(
+        self, folder: Storage, file: str = FILE, *, beat_s: float = BEAT_S, stale_s: float = 0.0
+    ):
+        default_s = REMOTE_STALE_S if folder.local is None else STALE_S
+        self._file = file
+        self._folder, self._beat_s, self._stale_s = folder, beat_s, stale_s or default_s
         self._holder = uuid.uuid4().hex
         self._beats = 0
         self._lost = ""
@@ -85,7 +91,7 @@ class Lease:
         if seen is None or seen["holder"] == self._holder or self._is_dead(seen):
             return
         deadline = time.monotonic() + self._stale_s
-        log.info("%s: waiting to see whether its holder lives", self._path)
+        log.info("%s: waiting to see whether its holder lives", self._folder / self._file)
         while time.monotonic() < deadline:
             time.sleep(self._beat_s / 4)
             found = self._read()
@@ -93,7 +99,7 @@ class Lease:
                 return
             if found["holder"] != seen["holder"] or found["beats"] != seen["beats"]:
                 raise ConfigError(
-                    f"{self._path.parent}: another driver is at work there "
+                    f"{self._folder}: another driver is at work there "
                     f"({found['host']}, process {found['pid']}); wait for it, or use another run.id"
                 )
 
@@ -103,13 +109,12 @@ class Lease:
         Errors: ConfigError when another driver holds it, or took it in the same moment.
         """
         self.check_free()
-        with disk_errors(str(self._path)):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder.make()
         self._write()
-        time.sleep(self._beat_s / 10)
+        time.sleep(self._beat_s / (10 if self._folder.local is not None else 3))
         found = self._read()
         if found is None or found["holder"] != self._holder:
-            raise ConfigError(f"{self._path.parent}: another driver has just started there")
+            raise ConfigError(f"{self._folder}: another driver has just started there")
         self._thread = threading.Thread(target=self._keep, name="corp-lease", daemon=True)
         self._thread.start()
 
@@ -124,23 +129,32 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        found = self._read()
-        if found is not None and found["holder"] == self._holder:
-            self._path.unlink(missing_ok=True)
+        try:
+            found = self._read()
+            if found is not None and found["holder"] == self._holder:
+                self._folder.remove(self._file)
+        except CorpError as error:  # whoever comes next sees that it stands still
+            log.warning("%s: not given back (%s)", self._folder / self._file, error)
 
     def _keep(self) -> None:
         while not self._ended.wait(self._beat_s):
+            if not self._beat():
+                return
+
+    def _beat(self) -> bool:
+        """Renew the lease; False when another driver has it."""
+        try:
             found = self._read()
             if found is not None and found["holder"] != self._holder:
                 self._lost = (
-                    f"{self._path.parent}: taken over by another driver ({found['host']}, process "
+                    f"{self._folder}: taken over by another driver ({found['host']}, process "
                     f"{found['pid']}); this one stops, what is on disk stays valid"
                 )
-                return
-            try:
-                self._write()
-            except Exception as error:  # noqa: BLE001 (a full disk must not end the thread)
-                log.warning("%s: not renewed (%s)", self._path, error)
+                return False
+            self._write()
+        except Exception as error:  # noqa: BLE001 (a full disk must not end the thread)
+            log.warning("%s: not renewed (%s)", self._folder / self._file, error)
+        return True
 
     def _write(self) -> None:
         self._beats += 1
@@ -152,12 +166,12 @@ class Lease:
             "born": _born(os.getpid()),
             "beats": self._beats,
         }
-        write_json(self._path, content)
+        self._folder.write_json(self._file, content)
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return _content(self._path.read_text("utf-8"))
-        except (OSError, ValueError):
+            return _content(self._folder.read_text(self._file))
+        except (OSError, ValueError, CheckpointError):
             return None
 
     @staticmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from corp_ray import parameters
 from corp_ray import recipe as recipe_file
 from corp_ray.errors import CheckpointError, ConfigError
+from corp_ray.storage import Storage, is_url
 
 log = logging.getLogger("corp_ray")
 
@@ -74,6 +75,20 @@ def prepare_model(source: str, output: str, dtype: str = "bfloat16") -> None:
     log.info("%s: %s, %s", target, type(plain).__name__, dtype)
 
 
+def read_recipe(path: str, setting: str = "recipe") -> recipe_file.Recipe:
+    """The recipe in a file, or in a committed folder, at a path or URL.
+
+    Errors: CheckpointError when there is none; ConfigError, StorageError for a URL.
+    """
+    if not is_url(path):
+        local = Path(path).expanduser()
+        return recipe_file.load(local / "recipe.json" if local.is_dir() else local)
+    place = Storage.open(path, setting)
+    if place.name.endswith(".json"):
+        return recipe_file.read(place.parent, place.name)
+    return recipe_file.read(place)
+
+
 def export(recipe_path: str, output: str, base: str | None = None, threads: int = 1) -> str:
     """Rebuild a committed folder from its recipe; returns the digest of its tensors.
 
@@ -81,7 +96,6 @@ def export(recipe_path: str, output: str, base: str | None = None, threads: int 
     """
     from corp_ray.checkpoint import rebuild
 
-    path = Path(recipe_path).expanduser()
-    loaded = recipe_file.load(path / "recipe.json" if path.is_dir() else path)
+    loaded = read_recipe(recipe_path)
     folder = parameters.resolve(base or loaded.base)
     return rebuild(loaded, folder, Path(output).expanduser(), threads=threads)

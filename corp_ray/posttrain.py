@@ -10,8 +10,7 @@ from pathlib import Path
 
 from corp_ray import cluster
 from corp_ray.errors import ConfigError, StoppedError
-from corp_ray.files import write_json
-from corp_ray.model_folder import export
+from corp_ray.model_folder import export, read_recipe
 from corp_ray.observers import Displays, Observer
 from corp_ray.preparation import Prepared, prepare
 from corp_ray.progress import ENDED, FAILED, STOPPED, ProgressFile
@@ -19,6 +18,7 @@ from corp_ray.run_directory import RunDirectory
 from corp_ray.search import Measured, Run, RunResult, Scored
 from corp_ray.settings import Config
 from corp_ray.stopping import StopRequest
+from corp_ray.storage import Storage, is_url
 from corp_ray.telemetry import RayMetrics
 
 _STOPS = (StoppedError, KeyboardInterrupt)
@@ -48,8 +48,8 @@ def _opened(
     """A checked configuration, its directory and its engines; everything is closed at the end."""
     check_place(config)
     directory = RunDirectory(config, shard=shard)
-    directory.check_config()
     directory.check_writable()
+    directory.check_config()
     directory.lease.check_free()
     prepared = prepare(config)
     display.note(
@@ -104,7 +104,7 @@ def posttrain(
             "commits": [commit.path for commit in result.commits],
             "test": [asdict(row) for row in result.test],
         }
-        write_json(directory.report / "test.json", content)
+        directory.report.write_json("test.json", content)
     return result
 
 
@@ -126,17 +126,20 @@ def evaluate(
     Rewards are kept in a run directory of their own, `<run.id>-evaluate`, so nothing is scored
     twice. Errors: as `posttrain`.
     """
-    model = Path(config.evaluate.model).expanduser()
-    if not config.evaluate.model or not model.exists():
-        raise ConfigError(f"evaluate.model={config.evaluate.model!r}: no such folder or recipe")
+    given = config.evaluate.model
+    model = given if is_url(given) else str(Path(given).expanduser().resolve())
+    if is_url(given):
+        read_recipe(given, "evaluate.model")  # written last: with it a folder is complete
+    elif not given or not Path(model).exists():
+        raise ConfigError(f"evaluate.model={given!r}: no such folder or recipe")
     config = replace(config, run=replace(config.run, id=f"{config.run.id}-evaluate"))
     with tempfile.TemporaryDirectory(prefix="corp-evaluate-") as scratch:
-        if model.is_file():
-            export(str(model), f"{scratch}/model", config.model.path, config.engine.threads)
-            model = Path(scratch) / "model"
+        name = Storage.open(given).name if is_url(given) else Path(given).name
+        if name.endswith(".json") if is_url(given) else Path(model).is_file():
+            export(model, f"{scratch}/model", config.model.path, config.engine.threads)
+            model = f"{scratch}/model"
         with _opened(config, display, connect) as (_, directory, run):
-            rows = run.compare(str(model.resolve()))
-            name = Path(config.evaluate.model).name
-            content = {"model": config.evaluate.model, "test": [asdict(row) for row in rows]}
-            write_json(directory.report / f"evaluate-{name}.json", content)
+            rows = run.compare(model, Storage.open(model).name)
+            content = {"model": given, "test": [asdict(row) for row in rows]}
+            directory.report.write_json(f"evaluate-{name}.json", content)
     return rows

@@ -7,6 +7,7 @@ commit is one step, applied to the weights the step before left. See docs/method
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from corp_ray.errors import CheckpointError
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.parameters import read_json
 from corp_ray.records import Verdict
+from corp_ray.storage import Storage
 
 FORMAT = "corp-recipe"
 FORMAT_VERSION = 1
@@ -103,7 +105,18 @@ weights before it):
 
 def load(path: Path) -> Recipe:
     """Read a recipe file. Errors: CheckpointError when it is not one that this version can apply."""
-    content = read_json(path)
+    return _parsed(read_json(path), str(path))
+
+
+def read(folder: Storage, name: str = "recipe.json") -> Recipe:
+    """The recipe in a committed folder, on any file system. Errors: as `load`; StorageError."""
+    try:
+        return _parsed(folder.read_json(name), str(folder / name))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder / name}: no such file") from error
+
+
+def _parsed(content: Mapping[str, Any], path: str) -> Recipe:
     if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: not a {FORMAT} of version {FORMAT_VERSION}")
     if content.get("noise_version") != NOISE_VERSION:

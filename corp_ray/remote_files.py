@@ -36,9 +36,18 @@ _PACKAGES = {
 }
 _RENAMED = ("hdfs", "viewfs", "sftp", "ssh", "smb")  # a file being written is seen there
 _SECRETS = re.compile(r"key|secret|token|password|credential|signature|^sig$", re.IGNORECASE)
+_AWS_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
 _REASONS = {
     "NO_SUCH_BUCKET": "no such bucket",
-    "ACCESS_DENIED": "permission denied; are the credentials in the environment, and for this place?",
+    "ACCESS_DENIED": "permission denied",
     "INVALID_ACCESS_KEY_ID": "the storage does not know these credentials",
     "INVALID_CLIENT_TOKEN_ID": "the storage does not know these credentials",
     "SIGNATURE_DOES_NOT_MATCH": "the storage does not accept these credentials",
@@ -86,10 +95,13 @@ def _with_region(location: str) -> str:
 
 
 def _impatient(made: Any) -> Any:
-    """The same with fewer attempts: as a URL makes it, it waits 100 s for a silent server."""
+    """The same with fewer attempts: as a URL makes it, it waits 100 s for a silent server.
+
+    And with a small write as one request: opening late is what makes it so.
+    """
     _, (options,) = made.__reduce__()
     patience = arrow.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    return arrow.S3FileSystem(**options, retry_strategy=patience)
+    return arrow.S3FileSystem(**{**options, "allow_delayed_open": True}, retry_strategy=patience)
 
 
 def _through_fsspec(location: str, scheme: str, setting: str) -> tuple[Any, str]:
@@ -121,10 +133,18 @@ def _one_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """Why a storage refused, in words where its code is known, else in its own."""
     text = _one_line(error)
+    if "AWS Error" in text and "NETWORK" not in text and not _has_aws_credentials():
+        text = f"no AWS credentials in the environment; {text}"
     for code, words in _REASONS.items():
         if code in text:
             return f"{words} ({text})"
     return text
+
+
+def _has_aws_credentials() -> bool:
+    """Whether there is any sign of credentials; on a cloud's machine its role may give some too."""
+    given = any(name in os.environ for name in _AWS_CREDENTIALS)
+    return given or (Path.home() / ".aws/credentials").exists()
 
 
 class RemoteFiles:
@@ -158,8 +178,18 @@ class RemoteFiles:
         with self._errors("write", path):
             with self._made.open_output_stream(place) as stream:
                 stream.write(data)
-            if self._renamed:
-                self._made.move(place, path)
+            self._settle(place, path)
+
+    def _settle(self, place: str, path: str) -> None:
+        """Rename what was written to its place."""
+        if place == path:
+            return
+        try:
+            self._made.move(place, path)
+        except OSError:
+            # HDFS and SFTP take no place that is taken. For a moment there is neither.
+            self._made.delete_file(path)
+            self._made.move(place, path)
 
     @staticmethod
     def _beside(path: str) -> str:
@@ -227,8 +257,7 @@ class RemoteFiles:
                 destination_filesystem=self._made,
                 chunk_size=_CHUNK_BYTES,
             )
-            if self._renamed:
-                self._made.move(place, path)
+            self._settle(place, path)
 
     def get(self, path: str, target: Path) -> None:
         with self._errors("read", path):

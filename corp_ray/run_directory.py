@@ -6,10 +6,12 @@ docs/method.md, "What a run leaves".
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,9 @@ from omegaconf import OmegaConf
 
 from corp_ray import config as configuration
 from corp_ray.errors import ConfigError, RewardTableError
-from corp_ray.files import append_line, write_json, write_text
 from corp_ray.lease import Lease
-from corp_ray.parameters import read_json
 from corp_ray.settings import Config
+from corp_ray.storage import Storage
 
 # What may differ when a run is taken up again: none of it decides a result.
 _FREE = (
@@ -33,6 +34,7 @@ _FREE = (
     "score.",
     "evaluate.",
 )
+_MOVING = "moving"
 _PACKAGES = (
     "corp-ray",
     "torch",
@@ -56,29 +58,29 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 class RunDirectory:
-    """Paths and small files of one run. Errors: ConfigError, RewardTableError; nothing is lost.
+    """Folders and small files of one run, on any file system.
 
     `shard`: names a job that only fills the reward table, beside others; it has a lease of its own
-    and decides nothing.
+    and decides nothing. Errors: ConfigError, RewardTableError, StorageError; nothing is lost.
     """
 
     def __init__(self, config: Config, *, shard: str = ""):
         self._config, self.shard = config, shard
         # Absolute: actors work in other directories than the driver.
-        self.root = (Path(config.run.directory).expanduser() / config.run.id).resolve()
+        self.root = Storage.open(config.run.directory) / config.run.id
         self.rewards = self.root / "rewards"
         self.rounds = self.root / "rounds"
         self.commits = self.root / "commits"
         self.report = self.root / "report"
         self._superseded = self.root / "superseded"
-        self.lease = Lease(self.root / (f"lease-score-{shard}.json" if shard else "lease.json"))
+        self.lease = Lease(self.root, f"lease-score-{shard}.json" if shard else "lease.json")
 
     def check_config(self) -> None:
         """ConfigError when the run id belongs to another configuration; writes nothing."""
-        stored_file = self.root / "config.yaml"
-        if not stored_file.exists():
+        if not self.root.exists("config.yaml"):
             return
-        stored = dict(_flat(OmegaConf.to_container(OmegaConf.load(stored_file))))  # type: ignore[arg-type]
+        loaded = OmegaConf.create(self.root.read_text("config.yaml"))
+        stored = dict(_flat(OmegaConf.to_container(loaded)))  # type: ignore[arg-type]
         current = dict(_flat(configuration.to_dict(self._config)))
         for key in sorted(stored.keys() | current.keys()):
             old, new = stored.get(key), current.get(key)
@@ -93,25 +95,15 @@ class RunDirectory:
             )
 
     def check_writable(self) -> None:
-        """ConfigError when the run directory could not be made or written; writes nothing."""
-        existing = self.root
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        reason = "" if existing.is_dir() else "Not a directory"
-        if not reason and not os.access(existing, os.W_OK | os.X_OK):
-            reason = "Permission denied"
-        if reason:
-            raise ConfigError(
-                f"run.directory={self._config.run.directory!r}: cannot write in {existing} ({reason})"
-            )
+        """ConfigError when the run directory could not be made or written; leaves no file."""
+        self.root.check_writable(f"run.directory={self._config.run.directory!r}")
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """RewardTableError naming the part of `identity` (model, data, prompts, versions) that is
         not what the run was made with; writes nothing."""
-        environment = self.root / "environment.json"
-        if not environment.exists():
+        if not self.root.exists("environment.json"):
             return
-        stored = dict(_flat(read_json(environment)["identity"]))
+        stored = dict(_flat(self.root.read_json("environment.json")["identity"]))
         for key, value in _flat(identity):
             if stored.get(key) != value:
                 raise RewardTableError(
@@ -126,72 +118,110 @@ class RunDirectory:
         """
         self.check_config()
         self.check_identity(identity)
-        try:
-            for folder in (self.root, self.rewards, self.rounds, self.commits, self.report):
-                folder.mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"run.directory={self._config.run.directory!r}: cannot write there ({error.strerror})"
-            ) from error
-        environment = self.root / "environment.json"
-        if not environment.exists():
-            write_json(environment, {"identity": identity, **_environment()})
-        if self.shard and (self.root / "config.yaml").exists():
+        self.check_writable()
+        for folder in (self.root, self.rewards, self.rounds, self.commits, self.report):
+            folder.make()
+        if not self.root.exists("environment.json"):
+            self.root.write_json("environment.json", {"identity": identity, **_environment()})
+        if self.shard and self.root.exists("config.yaml"):
             return
         if not self.shard:
             self._set_aside_smaller_population()
-        write_text(self.root / "config.yaml", configuration.to_yaml(self._config))
+        self.root.write_text("config.yaml", configuration.to_yaml(self._config))
 
     def _set_aside_smaller_population(self) -> None:
-        """Decisions made on a smaller population move to superseded/; its rows all stay in use."""
-        first = self.rounds / "0.json"
-        if not first.exists() or read_json(first)["population"] == self._config.population.size:
-            return
-        folders = (self.report, self.commits, self.rounds)  # rounds last: they bring us back here
-        number = 1
-        while not self._takes(self._superseded / str(number), folders):
-            number += 1
-        target = self._superseded / str(number)
-        target.mkdir(parents=True, exist_ok=True)
-        for folder in folders:
-            if not (target / folder.name).exists():
-                os.rename(folder, target / folder.name)
-            folder.mkdir(exist_ok=True)
+        """Decisions made on a smaller population move to superseded/; its rows all stay in use.
 
-    @staticmethod
-    def _takes(target: Path, folders: Sequence[Path]) -> bool:
-        """Whether `target` is free, or holds an interrupted move that can be finished there."""
-        if (target / "rounds").exists():
-            return False
-        return not any((target / f.name).exists() and any(f.iterdir()) for f in folders)
+        A file `moving` marks the place as long as the move lasts. Who is interrupted finds it, and
+        either the old rounds (which bring us back here) or, with most of them gone, it alone.
+        """
+        decided, number = self.rounds.exists("0.json"), self._half_moved()
+        if decided:
+            population = self.rounds.read_json("0.json")["population"]
+            if population == self._config.population.size:
+                return
+        elif number is None:
+            return
+        if number is None:
+            number = 1
+            while _has_content(self._superseded / str(number)):
+                number += 1
+        target = self._superseded / str(number)
+        target.make()
+        target.write_bytes(_MOVING, b"")
+        for name in ("report", "commits", "rounds"):
+            self._move(self.root / name, target, name)
+        target.remove(_MOVING)
+
+    def _half_moved(self) -> int | None:
+        found = [n for n in self._superseded.folders() if (self._superseded / n).exists(_MOVING)]
+        return int(found[0]) if found else None
+
+    def _move(self, folder: Storage, target: Storage, name: str) -> None:
+        """Move a folder's content into `target`, where an interrupted move may have left the same.
+
+        Decisions follow from rows and settings alone, so what was decided anew since is the same.
+        """
+        if not target.exists(name) or _has_content(folder):
+            if target.local is not None:
+                (target / name).remove_tree()
+            self.root.rename(name, f"superseded/{target.url.rpartition('/')[2]}/{name}")
+        folder.make()
 
     def looks_before(self, round_number: int) -> int:
         """How often this run's gate split has been looked at before a round, extensions included."""
-        earlier = [self.rounds / f"{n}.json" for n in range(round_number)]
-        earlier += self._superseded.glob("*/rounds/*.json")
-        return sum(1 for path in earlier if path.exists() and read_json(path)["verdict"])
+        here = set(self.rounds.names())
+        places = [(self.rounds, f"{n}.json") for n in range(round_number) if f"{n}.json" in here]
+        for number in self._superseded.folders():
+            if not (self._superseded / number).exists(_MOVING):  # those still count where they were
+                rounds = self._superseded / number / "rounds"
+                places += [(rounds, name) for name in rounds.names("*.json")]
+        return sum(1 for folder, name in places if folder.read_json(name)["verdict"])
 
     def write_round(self, number: int, content: Mapping[str, Any]) -> None:
         self.lease.check()
-        write_json(self.rounds / f"{number}.json", content)
+        self.rounds.write_json(f"{number}.json", content)
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:
         self.append_line("metrics.jsonl", content)
 
     def write_progress(self, name: str, content: str) -> None:
-        """Put the progress file in its place; each shard has one of its own."""
-        write_text(self.root / (f"score-{self.shard}-{name}" if self.shard else name), content)
+        """Put the progress file in its place, each shard one of its own; LeaseError when another
+        driver has taken over."""
+        self.lease.check()
+        self.root.write_text(f"score-{self.shard}-{name}" if self.shard else name, content)
 
     def append_line(self, name: str, content: Mapping[str, Any]) -> None:
-        append_line(self.root / name, content)
+        self.root.append_line(name, content)
 
     def read_lines(self, name: str) -> list[str]:
         """Lines of a file of the run, none when it is not there."""
-        path = self.root / name
-        return path.read_text("utf-8").splitlines() if path.exists() else []
+        return self.root.read_text(name).splitlines() if self.root.exists(name) else []
+
+    def has_commit(self, number: int) -> bool:
+        """Whether a commit is there, complete."""
+        folder = self.commits / str(number)
+        return folder.exists("" if folder.local is not None else "recipe.json")
+
+    def staging(self, round_number: int) -> Path:
+        """Where a round's update is written before it is committed: a path on the writer's node."""
+        if self.commits.local is not None:
+            return self.commits.local / f".staged-{round_number}"
+        return self._staged_remotely() / str(round_number)
+
+    def staged(self) -> list[Path]:
+        """What an interrupted run may have staged; the paths need not exist."""
+        if self.commits.local is not None:
+            return list(self.commits.local.glob(".staged-*"))
+        return [self._staged_remotely()]
+
+    def _staged_remotely(self) -> Path:
+        place = hashlib.sha256(self.root.url.encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"corp-staged-{os.getuid()}-{place}"
+
+
+def _has_content(folder: Storage) -> bool:
+    return bool(folder.names() or folder.folders())
 
 
 def _shown(value: Any) -> str:

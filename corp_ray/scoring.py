@@ -70,9 +70,7 @@ class Scoring:
             directory.lease.acquire()
             # The table first: rows of another engine are refused before anything is moved or written.
             identity = prepared.table_identity(self._pool.description, judge)
-            self._table = RewardTable(
-                Storage.open(directory.rewards), identity, owner=not directory.shard
-            )
+            self._table = RewardTable(directory.rewards, identity, owner=not directory.shard)
             directory.open(prepared.identity)
             self._set_aside = SetAside(directory)
             self._copy_rewards(prepared.config.run.from_rewards)

@@ -7,10 +7,8 @@ docs/method.md, "One round".
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -67,7 +65,7 @@ class Scored:
 class RunResult:
     """How a run ended: its commits (none when the gate never accepted), and the test table."""
 
-    directory: Path
+    directory: str
     commits: tuple[Commit, ...]
     stop_reason: str
     test: tuple[Measured, ...]
@@ -90,11 +88,11 @@ class Run:
         stop: StopRequest,
     ):
         self.config, self.directory, self.display = prepared.config, directory, display
-        for leftover in directory.commits.glob(".staged-*"):
-            shutil.rmtree(leftover)
         self.reducer = Supervised(
             lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads), stop
         )
+        if not directory.shard:
+            self.reducer.call("discard", [str(path) for path in directory.staged()])
         folder = str(prepared.folder.resolve())
         if prepared.has_tokenizer:
             template = prepared.engine.chat_template
@@ -108,8 +106,7 @@ class Run:
 
     def _check_scored(self, source: str) -> None:
         """ConfigError unless round 0's population has its rewards, here or in the run named."""
-        own = Storage.open(self.directory.rewards)
-        found = stored(own)
+        found = stored(self.directory.rewards)
         if source != ".":
             found |= stored(Storage.open(source) / "rewards")
         missing = [
@@ -144,7 +141,7 @@ class Run:
                 patience=settings.patience,
             )
         return RunResult(
-            self.directory.root, tuple(commits), reason, self._measure(center, commits)
+            str(self.directory.root), tuple(commits), reason, self._measure(center, commits)
         )
 
     def score_shard(self, shard: int, shards: int) -> Scored:
@@ -210,7 +207,7 @@ class Run:
             self.display.note(f"committed {commit.path}")
         else:
             self.display.note(f"round {number}: nothing committed ({decision.reason})")
-        shutil.rmtree(self._staging(number), ignore_errors=True)
+        self.reducer.call("discard", [str(self.directory.staging(number))])
         return following, center, recipe, commit
 
     def _sample(self, state: SearchState) -> list[Candidate]:
@@ -282,12 +279,10 @@ class Run:
             look=self.directory.looks_before(number) + 1,
         )
 
-    def _staging(self, number: int) -> Path:
-        return self.directory.commits / f".staged-{number}"
-
     def _stage(self, center: Center, recipe: Recipe, best: Proposal, number: int) -> str:
         direction = Direction(best.exact.terms)
-        return self.reducer.call("stage", center, str(self._staging(number)), recipe, direction)
+        target = str(self.directory.staging(number))
+        return self.reducer.call("stage", center, target, recipe, direction)
 
     def _commit(
         self, center: Center, recipe: Recipe, decision: Decision, number: int
@@ -297,12 +292,14 @@ class Run:
         direction = Direction(decision.best.exact.terms)
         extended = recipe.extended(direction, number, decision.verdict)
         final = self.directory.commits / str(len(extended.steps))
-        staged = self._staging(number)
-        if not final.exists() and not staged.exists():
+        staged = str(self.directory.staging(number))
+        if not self.directory.has_commit(len(extended.steps)) and not self.reducer.call(
+            "is_there", staged
+        ):
             digest = self._stage(center, recipe, decision.best, number)
             self.scoring.check_weights(center, decision.best.exact, digest)
         self.directory.lease.check()
-        self.reducer.call("commit", str(staged), str(final), extended)
+        self.reducer.call("commit", staged, str(final), extended)
         new: Center = self.reducer.call("center", str(final), self.prepared.engine.dtype)
         commit = Commit(len(extended.steps), number, str(final), new.digest, direction.terms)
         return commit, extended, new
@@ -326,11 +323,11 @@ class Run:
         work += [(center, center_candidate(0))] if commits else []
         return self._measured(work, ("base", "best single", "committed"))
 
-    def compare(self, path: str) -> tuple[Measured, ...]:
+    def compare(self, path: str, name: str) -> tuple[Measured, ...]:
         """The test table of the base and the model folder at `path`."""
         other: Center = self.reducer.call("center", path, self.prepared.engine.dtype)
         work = [(self.base, center_candidate(0)), (other, center_candidate(0))]
-        return self._measured(work, ("base", Path(path).name))
+        return self._measured(work, ("base", name))
 
     def _measured(
         self, work: Sequence[tuple[Center, Candidate]], names: Sequence[str]

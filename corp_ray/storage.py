@@ -28,6 +28,10 @@ def is_url(location: str) -> bool:
     return bool(_SCHEME.match(location))
 
 
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 class Storage:
     """A folder: `url` says where (a local path, or scheme://...), `local` is its local path or None.
 
@@ -73,10 +77,26 @@ class Storage:
         return hash(self.url)
 
     def __truediv__(self, name: str) -> Storage:
-        # Options of the file system (endpoint, region) stay at the end of the URL.
-        where, mark, options = self.url.partition("?") if self.local is None else (self.url, "", "")
+        if not name:
+            return self
+        where, mark, options = self._split()
         url = f"{where.rstrip('/')}/{name}{mark}{options}"
         return Storage(url, self._files, self._at(name))
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self._path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Storage:
+        where, mark, options = self._split()
+        files, path = self._files, self._path.rpartition("/")[0]
+        return Storage(f"{where.rpartition('/')[0]}{mark}{options}", files, path)
+
+    def _split(self) -> tuple[str, str, str]:
+        """The place, and the file system's options (endpoint, region) that end a URL."""
+        return self.url.partition("?") if self.local is None else (self.url, "", "")
 
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}" if name else self._path
@@ -117,15 +137,18 @@ class Storage:
         """Files directly in the folder, sorted, never temporary ones; [] when it does not exist."""
         found = [name for name, is_file in self._files.entries(self._path) if is_file]
         return sorted(
-            name
-            for name in found
-            if fnmatch.fnmatchcase(name, pattern)
-            and not (name.startswith(".") and name.endswith(".tmp"))
+            name for name in found if fnmatch.fnmatchcase(name, pattern) and not _is_temporary(name)
         )
 
     def folders(self) -> list[str]:
         """Folders directly in it, sorted; [] when it does not exist."""
         return sorted(name for name, is_file in self._files.entries(self._path) if not is_file)
+
+    def clean(self) -> None:
+        """Remove the temporary files that writers left which were killed."""
+        for name, is_file in self._files.entries(self._path):
+            if is_file and _is_temporary(name):
+                self.remove(name)
 
     def make(self) -> None:
         self._files.make(self._path)
@@ -183,8 +206,12 @@ class Storage:
                 count += (self / name)._fetch(target / name)
         return count
 
-    def check_writable(self, setting: str = "run.directory") -> None:
-        """ConfigError naming `setting`, the place and the reason when nothing can be written here."""
+    def check_writable(self, named: str = "") -> None:
+        """ConfigError naming the place and the reason when nothing can be written here.
+
+        `named` is how the message calls it. Locally nothing is written; elsewhere a probe is
+        written and removed (S3 then shows an empty folder).
+        """
         reason = self._files.why_not_writable(self._path)
         if reason:
-            raise ConfigError(f"{setting}={self.url!r}: cannot write in {reason}")
+            raise ConfigError(f"{named or f'run.directory={self.url!r}'}: cannot write in {reason}")

@@ -13,13 +13,14 @@ import pytest
 from corp_ray import lease as lease_module
 from corp_ray.errors import ConfigError, LeaseError
 from corp_ray.lease import Lease
+from corp_ray.storage import Storage
 from tests import runs
 
 BEAT_S, STALE_S = 0.1, 0.6
 
 
 def make(path):
-    return Lease(path, beat_s=BEAT_S, stale_s=STALE_S)
+    return Lease(Storage.open(path.parent), beat_s=BEAT_S, stale_s=STALE_S)
 
 
 @pytest.fixture
@@ -58,12 +59,13 @@ def test_the_second_is_refused_while_the_first_lives(path):
 
 
 def test_a_dead_process_of_this_machine_is_followed_at_once(path):
-    code = f"from pathlib import Path; from corp_ray.lease import Lease; import os\n\
-Lease(Path({str(path)!r})).acquire(); os._exit(0)"
+    code = f"from corp_ray.lease import Lease; import os\n\
+from corp_ray.storage import Storage\n\
+Lease(Storage.open({str(path.parent)!r})).acquire(); os._exit(0)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=runs.ROOT)
     while process.poll() is None:
         time.sleep(0.05)
-    follower = Lease(path, beat_s=BEAT_S, stale_s=60)
+    follower = Lease(Storage.open(path.parent), beat_s=BEAT_S, stale_s=60)
     begin = time.monotonic()
     follower.acquire()
     assert time.monotonic() - begin < 5
@@ -72,7 +74,7 @@ Lease(Path({str(path)!r})).acquire(); os._exit(0)"
 
 def test_a_process_number_that_another_process_has_now_is_dead(path):
     elsewhere(path, machine=lease_module._machine(), born="1")
-    Lease(path, beat_s=BEAT_S, stale_s=60).check_free()
+    Lease(Storage.open(path.parent), beat_s=BEAT_S, stale_s=60).check_free()
 
 
 @pytest.mark.parametrize("stamp", [0, 4_000_000_000])

@@ -63,29 +63,29 @@ def decided(config, *verdicts):
         directory.write_round(
             number, {"population": size, "verdict": verdict and {"accepted": verdict == "accepted"}}
         )
-    (directory.commits / "1").mkdir()
-    (directory.commits / "1" / "recipe.json").write_text(f"of {config.population.size}")
-    (directory.report / "test.json").write_text(f"of {config.population.size}")
-    (directory.rewards / "part-1.parquet").write_bytes(b"rows")
+    (directory.commits.local / "1").mkdir()
+    (directory.commits.local / "1" / "recipe.json").write_text(f"of {config.population.size}")
+    (directory.report.local / "test.json").write_text(f"of {config.population.size}")
+    (directory.rewards.local / "part-1.parquet").write_bytes(b"rows")
     return directory
 
 
 def test_a_new_run_leaves_its_configuration_and_its_environment(config):
     directory = opened(config)
-    assert configuration.load(str(directory.root / "config.yaml")) == config
-    environment = json.loads((directory.root / "environment.json").read_text())
+    assert configuration.load(str(directory.root.local / "config.yaml")) == config
+    environment = json.loads((directory.root.local / "environment.json").read_text())
     assert environment["identity"] == IDENTITY
     assert environment["versions"]["torch"]
     assert set(environment) == {"identity", "versions", "python", "platform", "git"}
     names = {"config.yaml", "environment.json", "rewards", "rounds", "commits", "report"}
-    assert {path.name for path in directory.root.iterdir()} == names
+    assert {path.name for path in directory.root.local.iterdir()} == names
 
 
 def test_opening_again_changes_nothing(config):
     directory = decided(config, "accepted", None)
-    before = snapshot(directory.root)
+    before = snapshot(directory.root.local)
     opened(config)
-    assert snapshot(directory.root) == before
+    assert snapshot(directory.root.local) == before
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_opening_again_changes_nothing(config):
     ],
 )
 def test_a_changed_setting_is_refused_with_old_and_new(config, change, parts):
-    root = decided(config, "accepted").root
+    root = decided(config, "accepted").root.local
     before = snapshot(root)
     with pytest.raises(ConfigError) as raised:
         opened(changed(config, **change))
@@ -119,7 +119,7 @@ def test_a_changed_setting_is_refused_with_old_and_new(config, change, parts):
 
 
 def test_what_decides_no_result_may_change(config):
-    root = decided(config, "accepted").root
+    root = decided(config, "accepted").root.local
     moved = root.parent.parent / "moved"
     shutil.move(root.parent, moved)
     free = changed(
@@ -130,14 +130,14 @@ def test_what_decides_no_result_may_change(config):
         evaluate={"model": "somewhere"},
     )
     again = opened(free)
-    assert again.root == moved / "a"
-    assert (again.rounds / "0.json").exists()
-    assert configuration.load(str(again.root / "config.yaml")).ray == free.ray
+    assert again.root.local == moved / "a"
+    assert (again.rounds.local / "0.json").exists()
+    assert configuration.load(str(again.root.local / "config.yaml")).ray == free.ray
 
 
 @pytest.mark.parametrize("name", ["model", "device", "task_version", "decoding", "noise_version"])
 def test_a_changed_identity_is_refused_by_name(config, name):
-    root = decided(config, "accepted").root
+    root = decided(config, "accepted").root.local
     before = snapshot(root)
     with pytest.raises(RewardTableError) as raised:
         opened(config, {**IDENTITY, name: "x" * 64})
@@ -156,10 +156,10 @@ def test_changed_examples_are_refused_by_the_name_of_their_split(config):
 
 def test_a_larger_population_before_any_decision_just_goes_on(config):
     directory = opened(config)
-    (directory.rewards / "part-1.parquet").write_bytes(b"rows")
+    (directory.rewards.local / "part-1.parquet").write_bytes(b"rows")
     larger = opened(changed(config, population={"size": 16}))
-    assert not (larger.root / "superseded").exists()
-    assert (larger.rewards / "part-1.parquet").exists()
+    assert not (larger.root.local / "superseded").exists()
+    assert (larger.rewards.local / "part-1.parquet").exists()
     with pytest.raises(ConfigError, match=r"population\.size=16, now 8"):
         opened(config)
 
@@ -176,7 +176,7 @@ def assert_set_aside(root, number, size):
 
 
 def test_a_larger_population_sets_earlier_decisions_aside(config):
-    root = decided(config, "accepted", "rejected").root
+    root = decided(config, "accepted", "rejected").root.local
     for number, size in ((1, 16), (2, 32)):
         larger = changed(config, population={"size": size})
         opened(larger)
@@ -184,7 +184,7 @@ def test_a_larger_population_sets_earlier_decisions_aside(config):
         opened(larger)  # and nothing more the next time
         assert_set_aside(root, number, size // 2)
         decided_again = decided(larger, "rejected")
-        assert decided_again.root == root
+        assert decided_again.root.local == root
     assert sorted(path.name for path in (root / "superseded").iterdir()) == ["1", "2"]
 
 
@@ -196,7 +196,7 @@ def test_a_run_killed_anywhere_while_setting_aside_ends_in_the_same_place(config
 
     for step in itertools.count():
         base = changed(config, run={"id": f"killed-{step}"})
-        root = decided(base, "accepted").root
+        root = decided(base, "accepted").root.local
         larger = changed(base, population={"size": 16})
         calls = []
 
@@ -225,7 +225,7 @@ def test_a_run_killed_anywhere_while_setting_aside_ends_in_the_same_place(config
 
 def test_growth_abandoned_half_way_and_taken_up_again_keeps_every_decision(config):
     """Killed after two of three renames, finished at the old size, grown again."""
-    root = decided(config, "accepted").root
+    root = decided(config, "accepted").root.local
     aside = root / "superseded" / "1"
     aside.mkdir(parents=True)
     for name in ("report", "commits"):
@@ -260,7 +260,7 @@ def test_a_directory_that_cannot_be_written_is_named(config, tmp_path):
 def test_metrics_are_lines_and_a_line_cut_short_spoils_no_other(config):
     directory = opened(config)
     directory.log_metrics({"phase": "a"})
-    path = directory.root / "metrics.jsonl"
+    path = directory.root.local / "metrics.jsonl"
     with path.open("a") as stream:
         stream.write('{"phase": "b", "seco')  # the process was killed here
     RunDirectory(config).log_metrics({"phase": "c"})
