@@ -37,6 +37,7 @@ _TICK_S = 0.5  # between looks at deadlines and stop requests
 _LOOK_S = 2.0  # between looks at the cluster
 _PATIENCE_S = 120.0  # of silence, before the log says what is waited for
 _READY_S = 30.0
+_LINE = 200  # characters of a reason
 _NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node
 
 
@@ -354,4 +355,6 @@ def last_line(error: BaseException) -> str:
     if isinstance(cause, CorpError):
         return str(cause)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    line = lines[-1] if lines else type(error).__name__
+    # Ray goes on with what may have been the cause, at length.
+    return line if len(line) <= _LINE else line[:_LINE].rpartition(" ")[0] + " ..."
