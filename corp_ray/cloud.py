@@ -32,8 +32,9 @@ class CloudStatistics:
     """A weighted cloud of directions on S seeds: its mean and how it spreads around it.
 
     `eigenvalues`, all of them, descending; `axes_RS`, unit principal directions of the first
-    `rank` of them, those without spread left out; `effective_rank` is exp of the entropy of the
-    eigenvalues' shares; `kappa` is norm^2 / (trace + 1e-12); `ess` is 1 / sum of squared weights.
+    `rank` of them (in the disjoint form, of those above 0); `effective_rank` is exp of the entropy
+    of the eigenvalues' shares; `kappa` is norm^2 / (trace + 1e-12); `ess` is 1 / sum of squared
+    weights.
     """
 
     seeds: np.ndarray
@@ -209,7 +210,7 @@ def cloud_statistics(members: Members, weights_M: np.ndarray, rank: int) -> Clou
         trace=trace,
         effective_rank=effective_rank,
         eigenvalues=eigenvalues,
-        axes_RS=axes_RS[: np.count_nonzero(eigenvalues[:rank])],
+        axes_RS=axes_RS,
         kappa=norm**2 / (trace + _KAPPA_FLOOR),
         ess=effective_sample_size(weights_M),
         entropy=-float(np.sum(used * np.log(used))),
