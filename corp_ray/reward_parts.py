@@ -57,21 +57,18 @@ class RewardParts:
         return str(self._folder)
 
     def new(self, spoilt: Callable[[str, str], None]) -> Iterator[tuple[Part, pa.Table]]:
-        """Parts not seen before, until two listings in a row have shown nothing new.
+        """Parts not seen before, by two listings or more: until all that a listing showed was there.
 
-        A listing taken while a writer merges may show neither its old parts nor the new one.
-        `spoilt` is called with the name of a part that cannot be used, and the reason.
+        One listing is not enough: taken while a writer merges, it may show neither its old parts
+        nor the new one. `spoilt` is called with the name of a part that cannot be used, and why.
         """
-        quiet = 0
-        for _ in range(_LISTINGS):
-            unseen = [name for name in self.names() if name not in self._known]
-            quiet = 0 if unseen else quiet + 1
-            if quiet == 2:
-                return
-            for name in unseen:
+        for listing in range(_LISTINGS):
+            vanished = False
+            for name in [name for name in self.names() if name not in self._known]:
                 try:
                     table = self.read(name)
                 except Vanished:
+                    vanished = True
                     continue
                 except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
                     self._known.add(name)
@@ -79,6 +76,8 @@ class RewardParts:
                     continue
                 self._known.add(name)
                 yield Part(name, table.nbytes), table
+            if listing and not vanished:
+                return
         raise RewardTableError(f"{self}: its parts change faster than they can be read")
 
     def has_new(self) -> bool:

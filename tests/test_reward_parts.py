@@ -16,6 +16,7 @@ from corp_ray.reward_parts import RewardParts
 from corp_ray.reward_rows import to_table
 from corp_ray.reward_table import RewardTable
 from corp_ray.storage import Storage
+from tests.s3_server import CREDENTIALS, serving
 from tests.test_reward_table import IDENTITY, by_id, evaluation, missing, on_disk, opened, parts
 
 
@@ -136,6 +137,25 @@ def test_refresh_takes_in_what_others_have_added_and_reads_nothing_twice(tmp_pat
     assert by_id(first.evaluations()) == [evaluation(i) for i in range(60)]
 
 
+def test_writers_beside_each_other_on_an_object_store(small_tiers, monkeypatch):
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with serving() as server:
+        folder = Storage.open(server.url("runs/run/rewards"))
+        first = RewardTable(folder, IDENTITY)
+        second = RewardTable(folder, IDENTITY, owner=False)
+        for i in range(12):
+            (first, second)[i % 2].append([evaluation(i)])
+        assert first.refresh() == 6 and second.refresh() == 6
+        folder.write_bytes("part-broken.parquet", b"broken")
+        again = RewardTable(folder, IDENTITY)
+        assert by_id(again.evaluations()) == [evaluation(i) for i in range(12)]
+        assert len(folder.names("*.parquet")) == 4  # of each writer 3 + 3 rows
+        assert (folder / "set_aside").names() == ["part-broken.parquet"]
+        second.append([evaluation(i) for i in range(12, 21)])
+        assert again.refresh() == 9
+
+
 class Shifting(Storage):
     """A folder whose listing is taken just before a writer in it merges its parts."""
 
@@ -181,6 +201,28 @@ def test_opening_between_a_writers_merge_and_its_clearing_up_keeps_rows_that_it_
     for part in before:
         part.unlink(missing_ok=True)
     assert by_id(opened(tmp_path).evaluations()) == rows
+
+
+class Busy(Storage):
+    """A folder in which a writer adds a part with every listing."""
+
+    def __init__(self, folder, writer):
+        local = Storage.open(folder)
+        super().__init__(local.url, local._files, local._path)
+        self.writer, self.added = writer, 0
+
+    def names(self, pattern="*"):
+        self.writer.write(to_table([evaluation(self.added)], IDENTITY))
+        self.added += 1
+        return super().names(pattern)
+
+
+def test_a_writer_that_never_rests_holds_up_no_reader(tmp_path):
+    folder = Busy(tmp_path, RewardParts(Storage.open(tmp_path)))
+    table = RewardTable(folder, IDENTITY, owner=False)
+    assert len(table) == folder.added == 2
+    table.refresh()
+    assert len(table) == folder.added
 
 
 def test_a_part_that_breaks_while_the_run_goes_on_is_an_error_that_names_it(tmp_path, small_tiers):
