@@ -70,7 +70,7 @@ class Run:
         self.reducer = Supervised(
             lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads)
         )
-        self.reducer.call("discard", [str(path) for path in directory.staged()])
+        self._discard_staged()
         folder = str(prepared.folder.resolve())
         if prepared.has_tokenizer:
             template = prepared.engine.chat_template
@@ -83,6 +83,9 @@ class Run:
     def close(self) -> None:
         self.scoring.close()
         self.reducer.close()
+
+    def _discard_staged(self) -> None:
+        self.reducer.call("discard", [str(path) for path in self.directory.staged()])
 
     def execute(self) -> RunResult:
         """Rounds until one of the stop conditions, then the test table."""
@@ -138,7 +141,7 @@ class Run:
             self.display.note(f"committed {commit.path}")
         else:
             self.display.note(f"round {number}: nothing committed ({decision.reason})")
-        self.reducer.call("discard", [str(self.directory.staging(number))])
+        self._discard_staged()
         return following, center, recipe, commit
 
     def _sample(self, state: SearchState) -> list[Candidate]:
