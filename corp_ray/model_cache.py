@@ -79,8 +79,8 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
-def _lock(folder: Path, how: int) -> int | None:
-    """An open lock on a folder of the cache; None when `how` does not wait and others use it."""
+def _lock(folder: Path, how: int) -> int:
+    """An open lock on a folder of the cache. Errors: BlockingIOError when `how` does not wait."""
     while True:
         lock = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -91,8 +91,18 @@ def _lock(folder: Path, how: int) -> int | None:
             pass  # dropped meanwhile, with its folder
         except BlockingIOError:
             os.close(lock)
-            return None
+            raise
         os.close(lock)
+
+
+def _unused(folder: Path) -> int | None:
+    """A lock that keeps others away, None while anybody uses the folder."""
+    if folder in _held:
+        return None
+    try:
+        return _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
 
 
 def _shared(folder: Path, fetch: Callable[[Path], None]) -> int:
@@ -100,19 +110,17 @@ def _shared(folder: Path, fetch: Callable[[Path], None]) -> int:
     with disk_errors(str(folder)):
         folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        lock = _lock(folder, fcntl.LOCK_EX)
-        assert lock is not None
+        lock = _lock(folder, fcntl.LOCK_SH)
+        if folder.is_dir():
+            os.utime(folder)  # used now: of those that nobody uses, the latest stay
+            return lock
+        os.close(lock)
+        lock = _lock(folder, fcntl.LOCK_EX)  # nobody uses what is not there
         try:
             if not folder.is_dir():
                 fetch(folder)
-            os.utime(folder)  # used now: of those that nobody uses, the latest stay
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        except BaseException:
+        finally:
             os.close(lock)
-            raise
-        if folder.is_dir() and _lock_file(folder).exists():
-            return lock  # else somebody has dropped it between the two locks
-        os.close(lock)
 
 
 def _drop_unused(cache: Path) -> None:
@@ -122,7 +130,7 @@ def _drop_unused(cache: Path) -> None:
     folders = sorted(set(found) - set(leftovers), key=_used_at, reverse=True)
     unused = 0
     for folder in folders:
-        lock = None if folder in _held else _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _unused(folder)
         if lock is not None:
             unused += 1
             if unused > KEPT:
@@ -130,8 +138,7 @@ def _drop_unused(cache: Path) -> None:
                 _lock_file(folder).unlink(missing_ok=True)
             os.close(lock)
     for leftover in leftovers:
-        target = cache / leftover.name[1:].partition(".")[0]
-        lock = None if target in _held else _lock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _unused(cache / leftover.name[1:].partition(".")[0])
         if lock is not None:
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)

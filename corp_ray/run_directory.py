@@ -165,7 +165,7 @@ class RunDirectory:
         if not target.exists(name) or _has_content(folder):
             if target.local is not None:
                 (target / name).remove_tree()
-            self.root.rename(name, f"superseded/{target.url.rpartition('/')[2]}/{name}")
+            self.root.rename(name, f"superseded/{target.name}/{name}")
         folder.make()
 
     def looks_before(self, round_number: int) -> int:
@@ -210,7 +210,7 @@ class RunDirectory:
         return self._staged_remotely() / str(round_number)
 
     def staged(self) -> list[Path]:
-        """What an interrupted run may have staged; the paths need not exist."""
+        """All that may be staged; the paths need not exist."""
         if self.commits.local is not None:
             return list(self.commits.local.glob(".staged-*"))
         return [self._staged_remotely()]

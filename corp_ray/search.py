@@ -92,7 +92,7 @@ class Run:
             lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads), stop
         )
         if not directory.shard:
-            self.reducer.call("discard", [str(path) for path in directory.staged()])
+            self._discard_staged()
         folder = str(prepared.folder.resolve())
         if prepared.has_tokenizer:
             template = prepared.engine.chat_template
@@ -124,6 +124,9 @@ class Run:
     def close(self) -> None:
         self.scoring.close()
         self.reducer.close()
+
+    def _discard_staged(self) -> None:
+        self.reducer.call("discard", [str(path) for path in self.directory.staged()])
 
     def execute(self) -> RunResult:
         """Rounds until one of the stop conditions, then the test table."""
@@ -207,7 +210,7 @@ class Run:
             self.display.note(f"committed {commit.path}")
         else:
             self.display.note(f"round {number}: nothing committed ({decision.reason})")
-        self.reducer.call("discard", [str(self.directory.staging(number))])
+        self._discard_staged()
         return following, center, recipe, commit
 
     def _sample(self, state: SearchState) -> list[Candidate]:

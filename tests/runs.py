@@ -97,6 +97,19 @@ def run(config: Path, *overrides: str, job: str = "posttrain", **environment: st
     return finish(start(config, *overrides, job=job, **environment))
 
 
+def export(recipe: str, output: Path, **environment: str):
+    """(exit code, standard output, standard error) of jobs/export."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.export", f"recipe={recipe}", f"output={output}"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return finish(process)
+
+
 def rows(run_directory: Path) -> list[dict]:
     """Every reward row on disk, over all parts, duplicates included."""
     return [
