@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,42 +28,17 @@ from corp_ray.errors import (
     EngineError,
     EngineLostError,
     EngineUnfitError,
-    TaskError,
 )
 from corp_ray.model_cache import digested, local_folder
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Ready, Work
 from corp_ray.storage import Storage
 from corp_ray.tasks import Messages, make_task
-from corp_ray.tasks.splits import NAMES, make_splits
+from corp_ray.tasks.settings import TaskSettings
+from corp_ray.tasks.splits import NAMES
 
 if TYPE_CHECKING:
     from corp_ray.engines import Engine, EngineSettings
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """What an actor needs to build the task and its splits by itself, and what must come out."""
-
-    task: dict[str, Any]
-    sizes: dict[str, int]
-    seed: int
-    version: str
-    digests: dict[str, str]
-
-    def examples(self, task: Any, names: Sequence[str]) -> dict[str, tuple[Example, ...]]:
-        """The named splits. TaskError when this node's data or grader is not the driver's."""
-        if task.version != self.version:
-            raise TaskError(
-                f"a node grades with {task.version!r}, the driver with {self.version!r}"
-            )
-        splits = make_splits(task, self.sizes, self.seed)
-        for name in names:
-            if splits[name].digest != self.digests[name]:
-                raise TaskError(
-                    f"a node's {name} split differs from the driver's: other data there"
-                )
-        return {name: splits[name].examples for name in names}
 
 
 def _grade(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError, TaskCancelledError
 
 from corp_ray.cluster import EnginePlan
 from corp_ray.errors import (
@@ -23,12 +23,12 @@ from corp_ray.errors import (
     EngineError,
     EngineLostError,
     EngineUnfitError,
-    StoppedError,
 )
 from corp_ray.fleet import Engine, Fleet
 from corp_ray.records import Failure
 from corp_ray.scheduler import SchedulePolicy, Scheduler
 from corp_ray.stopping import StopRequest
+from corp_ray.supervised import Supervised, last_line
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ T = TypeVar("T")
 _TICK_S = 0.5  # between looks at deadlines and stop requests
 _LOOK_S = 2.0  # between looks at the cluster
 _PATIENCE_S = 120.0  # of silence, before the log says what is waited for
-_READY_S = 30.0
-_LINE = 200  # characters of a reason
 _NODE_DIED = "its node has died"  # in what Ray says of an actor that went with its node
 
 
@@ -235,7 +233,7 @@ class Pool:
         error = future.exception()
         if error is None:
             return self._scheduler.finish(number, now)
-        if isinstance(error, ray.exceptions.TaskCancelledError):
+        if isinstance(error, TaskCancelledError):
             self._scheduler.fail(number, now, blame=False)
             return None
         reason = last_line(error)
@@ -298,63 +296,3 @@ class Pool:
                 self.ready,
                 self.starting,
             )
-
-
-class Supervised:
-    """One actor that is started again when it is lost; its calls must bear being repeated."""
-
-    def __init__(self, start: Callable[[], Any], stop: StopRequest, attempts: int = 3):
-        self._start, self._stop, self._attempts = start, stop, attempts
-        self.actor = start()
-
-    def revive(self) -> None:
-        if not is_alive(self.actor):
-            log.warning("an actor was lost; starting another")
-            self.actor = self._start()
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """The result of a method. Errors: what the method raised; EngineError when it stays lost;
-        StoppedError when a stop is asked for and the method takes longer than that allows."""
-        reason = ""
-        for _ in range(self._attempts):
-            reference = getattr(self.actor, method).remote(*arguments)
-            try:
-                while not ray.wait([reference], timeout=_TICK_S)[0]:
-                    if self._stop.overdue:
-                        raise StoppedError(f"stopped by SIGTERM during {method}")
-                return ray.get(reference)
-            except RayTaskError as error:
-                raise cause_of(error) from error
-            except RayError as error:
-                reason = last_line(error)
-                log.warning("%s: %s", method, reason)
-                self.revive()
-        raise EngineError(f"{method}: its actor was lost {self._attempts} times ({reason})")
-
-    def close(self) -> None:
-        ray.kill(self.actor)
-
-
-def is_alive(actor: Any) -> bool:
-    try:
-        ray.get(actor.__ray_ready__.remote(), timeout=_READY_S)
-        return True
-    except GetTimeoutError:  # busy
-        return True
-    except RayError:
-        return False
-
-
-def cause_of(error: RayTaskError) -> BaseException:
-    """The exception raised in the actor when it is one of ours, else an EngineError about it."""
-    return error.cause if isinstance(error.cause, CorpError) else EngineError(last_line(error))
-
-
-def last_line(error: BaseException) -> str:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, CorpError):
-        return str(cause)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[-1] if lines else type(error).__name__
-    # Ray goes on with what may have been the cause, at length.
-    return line if len(line) <= _LINE else line[:_LINE].rpartition(" ")[0] + " ..."

@@ -16,13 +16,13 @@ from typing import Any
 
 from corp_ray import config as configuration
 from corp_ray import parameters
-from corp_ray.actors import TaskSettings
 from corp_ray.engines import VLLM_INSTALL, EngineSettings
 from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.reward_rows import Identity
 from corp_ray.settings import Config
 from corp_ray.tasks import make_task
+from corp_ray.tasks.settings import TaskSettings
 from corp_ray.tasks.splits import NAMES, make_splits
 
 # Names under which a config.json gives the number of positions that a model knows.

@@ -18,7 +18,7 @@ from corp_ray.cluster import EnginePlan
 from corp_ray.engines import EngineSettings
 from corp_ray.errors import EngineError, TaskError
 from corp_ray.observers import Observer
-from corp_ray.pool import Done, Pool, Supervised
+from corp_ray.pool import Done, Pool
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, EngineCounts, Evaluation, Failure, Work
@@ -29,6 +29,7 @@ from corp_ray.set_aside import SetAside
 from corp_ray.settings import RayConfig
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
+from corp_ray.supervised import Supervised
 
 _GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
 

@@ -20,7 +20,6 @@ from corp_ray.direction import Direction
 from corp_ray.errors import ConfigError
 from corp_ray.gate import judge, paired_interval
 from corp_ray.observers import Observer
-from corp_ray.pool import Supervised
 from corp_ray.preparation import Prepared, with_prompt_tokens
 from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
 from corp_ray.recenter import SearchState, advance, constructive_scores, stop_reason
@@ -31,6 +30,7 @@ from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Scoring
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
+from corp_ray.supervised import Supervised
 from corp_ray.table_summary import stored
 
 

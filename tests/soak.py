@@ -20,7 +20,7 @@ import psutil
 import ray
 
 from corp_ray import checkpoint, cluster
-from corp_ray.actors import ScorerActor, TaskSettings
+from corp_ray.actors import ScorerActor
 from corp_ray.cluster import EnginePlan
 from corp_ray.engines import EngineSettings
 from corp_ray.pool import Done, Pool
@@ -31,6 +31,7 @@ from corp_ray.scheduler import SchedulePolicy
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
 from corp_ray.tasks import make_task
+from corp_ray.tasks.settings import TaskSettings
 from corp_ray.tasks.splits import NAMES, make_splits
 from tests import runs
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from corp_ray import errors, files, records
-from corp_ray.actors import TaskSettings
 from corp_ray.consolidate import consolidate, merge_positive
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings
@@ -36,6 +35,7 @@ from corp_ray.records import (
     direction_digest,
 )
 from corp_ray.reward_rows import Identity
+from corp_ray.tasks.settings import TaskSettings
 from corp_ray.tasks.splits import Split
 
 TERMS = ((3, 0.1), (2**63 - 1, -5e-324))

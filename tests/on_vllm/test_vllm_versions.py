@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pytest
 
-from corp_ray.actors import Scorer, TaskSettings
+from corp_ray.actors import Scorer
 from corp_ray.config import task_settings
 from corp_ray.engines import EngineSettings, make_engine
 from corp_ray.errors import ConfigError
 from corp_ray.settings import TaskConfig
 from corp_ray.tasks import make_task
+from corp_ray.tasks.settings import TaskSettings
 from corp_ray.tasks.splits import make_splits
 from tests import runs
 
