@@ -118,6 +118,8 @@ def _shared(folder: Path, fetch: Callable[[Path], None]) -> int:
         lock = _lock(folder, fcntl.LOCK_EX)  # nobody uses what is not there
         try:
             if not folder.is_dir():
+                for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+                    shutil.rmtree(leftover)  # of a process that was killed while fetching
                 fetch(folder)
         finally:
             os.close(lock)

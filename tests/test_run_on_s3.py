@@ -18,7 +18,7 @@ import pytest
 from tests import runs
 from tests.s3_server import CREDENTIALS, serving
 
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture(scope="module")
