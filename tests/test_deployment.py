@@ -145,9 +145,13 @@ def rayjob():
 
 def test_the_rayjob_is_of_the_schemas_of_kuberay_and_kubernetes(rayjob):
     assert rayjob_errors(rayjob) == []
-    commented = re.sub(r"^( *)# (enableInTree|autoscaler|  idle)", r"\1\2", RAYJOB, flags=re.M)
-    assert rayjob_errors(yaml.safe_load(commented)) == []
-    assert "autoscalerOptions" in yaml.safe_load(commented)["spec"]["rayClusterSpec"]
+
+
+def test_the_rayjob_asks_for_as_many_engines_as_its_autoscaler_may_start(rayjob):
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"]
+    most = sum(group["maxReplicas"] for group in cluster["workerGroupSpecs"])
+    assert f"ray.engines={most} " in rayjob["spec"]["entrypoint"]
 
 
 @pytest.mark.parametrize(
