@@ -17,7 +17,7 @@ from tests.bench.rows import interleaved, seconds
 
 CANDIDATES, EXAMPLES = 100_000, 500
 SMALL = tables.PART_ROWS  # rows that are read as Python numbers; the time is scaled
-DENSE = 3000  # members that a dense decomposition takes seconds for
+DENSE = 1500  # members that a dense decomposition takes seconds for
 SIGMAS = (5e-4, 1e-3, 2e-3)
 
 
