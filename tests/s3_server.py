@@ -38,15 +38,18 @@ class S3Server:
         options = f"endpoint_override=http://127.0.0.1:{self.port}&region=us-east-1"
         return f"s3://{bucket}/{path}?{options}"
 
-    def objects(self, prefix: str = "", bucket: str = BUCKET) -> dict[str, bytes]:
-        """Every object below a prefix by its key; marks of empty folders left out."""
-        client = self.client
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    def keys(self, prefix: str = "", bucket: str = BUCKET) -> list[str]:
+        """Every object's key below a prefix; marks of empty folders left out."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return [key for key in keys if not key.endswith("/")]
+
+    def objects(self, prefix: str = "", bucket: str = BUCKET) -> dict[str, bytes]:
+        """Every object below a prefix by its key; nobody may be removing any."""
+        client = self.client
         return {
             key: client.get_object(Bucket=bucket, Key=key)["Body"].read()
-            for key in keys
-            if not key.endswith("/")
+            for key in self.keys(prefix, bucket)
         }
 
 

@@ -142,8 +142,8 @@ def test_kills_during_writes_change_nothing_and_score_nothing_twice(s3, local, r
     killed, held = 0, set()
     while killed < KILLS:
         process = runs.start(config, f"run.directory={s3.url('killed')}", **ray_there)
-        begin, more = len(s3.objects("killed")), moments.randint(2, 14)
-        while process.poll() is None and len(s3.objects("killed")) < begin + more:
+        begin, more = len(s3.keys("killed")), moments.randint(2, 14)
+        while process.poll() is None and len(s3.keys("killed")) < begin + more:
             time.sleep(moments.uniform(0, 0.03))
         if process.poll() is not None:
             break
@@ -163,7 +163,7 @@ def test_a_second_driver_on_s3_is_refused_while_the_first_lives(s3, local, ray_t
     config, _ = local
     given = [f"run.directory={s3.url('two')}", "engine.options.delay_s=0.3", "ray.engines=1"]
     first = runs.start(config, *given, **ray_there)
-    while "two/run/lease.json" not in s3.objects("two"):
+    while "two/run/lease.json" not in s3.keys("two"):
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.1)
     code, _, err = runs.run(config, *given, **ray_there)
