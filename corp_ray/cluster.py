@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from corp_ray.errors import ConfigError
 from corp_ray.stopping import StopRequest
@@ -93,8 +94,11 @@ def connect(modules: Iterable[str] = ()) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **arguments)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, ConnectionError) and address != "local":
+            # Something listens there, and Ray does not tell a refused token from no answer.
+            reason += "; is RAY_AUTH_TOKEN the cluster's?"
         raise ConfigError(f"RAY_ADDRESS={address!r}: cannot join ({reason})") from error
 
 

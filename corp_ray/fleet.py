@@ -109,8 +109,9 @@ class Fleet:
         addresses = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes()}
         if len(addresses) > 1:
             error = type(error)(f"node {addresses.get(node, node[:12])}: {error}")
-        log.warning("%s; no engine is started there any more", error)
-        self._excluded.setdefault(node, error)
+        if node not in self._excluded:
+            log.warning("%s; no engine is started there any more", error)
+            self._excluded[node] = error
         self.drop(number)
 
     def failed(self, number: int, reason: str) -> None:

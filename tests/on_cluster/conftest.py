@@ -53,3 +53,15 @@ def source(tmp_path_factory):
 def submission():
     """An id for a job that no other test has."""
     return lambda: f"job-{next(_IDS)}"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Configuration and committed files of a run that nothing happened to, on a Ray of its own."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = runs.workspace(folder)
+    code, _, err = runs.run(config)
+    assert code == 0, err
+    files = runs.commit_files(folder / "runs/run")
+    assert "1/model.safetensors" in files
+    return config, files

@@ -62,7 +62,6 @@ def test_an_address_without_a_cluster_is_one_line(cluster, source, tmp_path):
     assert not (tmp_path / "runs/run/rewards").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the line is cut off before the versions")
 def test_another_ray_on_the_cluster_is_one_line_with_both_versions(cluster, source, tmp_path):
     config = runs.workspace(tmp_path)
     with claimed(cluster, "2.41.0"):
@@ -76,17 +75,54 @@ def test_another_ray_on_the_cluster_is_one_line_with_both_versions(cluster, sour
     assert not (tmp_path / "runs/run/rewards").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the line does not name the node")
-def test_a_node_without_the_model_is_named_with_what_it_lacks(cluster, source, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["RAY_AUTH_TOKEN=another cluster's token"], "is RAY_AUTH_TOKEN the cluster's?"),
+        (["-u", "RAY_AUTH_TOKEN"], "RAY_AUTH_TOKEN"),
+    ],
+    ids=["wrong", "none"],
+)
+def test_a_cluster_that_wants_another_token_is_one_line_that_says_so(
+    cluster, source, tmp_path, changes, said
+):
     config = runs.workspace(tmp_path)
-    bare = cluster.start_node(num_cpus=1, without=tmp_path / "model")
+    home = f"HOME={tmp_path}"  # a token may lie in the user's own
+    job = [sys.executable, "-m", "jobs.posttrain", "--config", str(config)]
+    few = {"RAY_ADDRESS": cluster.gcs, "RAY_NUM_REDIS_GET_RETRIES": "2"}
+    code, out, err = runs.finish(cluster.start(["env", *changes, home, *job], cwd=source, **few))
+    assert code == 2, out + err
+    assert "Traceback" not in err
+    line = err.splitlines()[-1]
+    assert line.startswith(f"error: RAY_ADDRESS='{cluster.gcs}'")
+    assert said in line
+    assert not (tmp_path / "runs/run/rewards").exists()
+
+
+def test_a_node_without_the_model_is_named_and_the_run_goes_on_without_it(
+    cluster, source, undisturbed, tmp_path
+):
+    config, files = undisturbed
+    model = config.parent / "model"
+    bare = cluster.start_node(num_cpus=4, without=model)
+    place = f"run.directory={tmp_path}"
     try:
-        code, out, err = driver(cluster, source, config, "ray.engines=5")
+        ran = driver(cluster, source, config, place, "ray.engines=0")
+        # Nodes that have the model are too small for an engine of three threads.
+        nowhere = f"run.directory={tmp_path}/nowhere"
+        refused = driver(cluster, source, config, nowhere, "engine.threads=3", "ray.engines=0")
     finally:
         cluster.kill_node(bare)
         cluster.wait(lambda: bare.name not in cluster.alive(), "the node's end")
+    code, out, err = ran
+    assert code == 0, out + err
+    (line,) = [line for line in err.splitlines() if "no engine is started there any more" in line]
+    assert f"node {bare.address}: " in line
+    assert str(model) in line
+    assert runs.commit_files(tmp_path / "run") == files
+    code, out, err = refused
     assert code == 2, out + err
     line = err.splitlines()[-1]
-    assert line.startswith("error: ")
-    assert str(tmp_path / "model") in line
-    assert bare.address in line
+    assert line.startswith(f"error: node {bare.address}: ")
+    assert str(model) in line
+    assert not (tmp_path / "nowhere/run/rewards").exists()

@@ -29,21 +29,16 @@ def test_every_node_imports_the_code_that_the_job_carries(cluster, source, submi
 
 
 def test_a_submitted_run_commits_what_a_local_run_commits(
-    cluster, source, submission, tmp_path, ray_address
+    cluster, source, submission, undisturbed, tmp_path
 ):
-    config = runs.workspace(tmp_path)
+    config, files = undisturbed
     job = submission()
-    process = cluster.submit(
-        source, job, "python", "-m", "jobs.posttrain", f"--config={config}", "run.id=submitted"
-    )
+    command = ("python", "-m", "jobs.posttrain", f"--config={config}")
+    process = cluster.submit(source, job, *command, f"run.directory={tmp_path}")
     code, out, err = runs.finish(process)
     assert code == 0, out + err
     assert cluster.job(job)["driver_exit_code"] == 0
-    code, _, err = runs.run(config, "run.id=local", RAY_ADDRESS=ray_address)
-    assert code == 0, err
-    files = runs.commit_files(tmp_path / "runs/submitted")
-    assert "1/model.safetensors" in files
-    assert files == runs.commit_files(tmp_path / "runs/local")
+    assert runs.commit_files(tmp_path / "run") == files
 
 
 def test_a_refused_run_fails_the_job_with_its_line_and_exit_code(

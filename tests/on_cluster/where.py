@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import corp_ray
-from corp_ray import pool
+from corp_ray import cluster
 
 
 @ray.remote(num_cpus=0)
@@ -30,7 +30,7 @@ class Importer:
 
 
 def main() -> None:
-    pool.connect()
+    cluster.connect()
     found = {"driver": {"corp_ray": corp_ray.__file__, "mark": getattr(corp_ray, "MARK", None)}}
     for node in ray.nodes():
         if node["Alive"]:
@@ -38,7 +38,7 @@ def main() -> None:
             actor = Importer.options(scheduling_strategy=here).remote()
             found[node["Labels"]["corp-node"]] = ray.get(actor.found.remote())
     sys.stdout.write(f"FOUND {json.dumps(found)}\n")
-    pool.disconnect()
+    cluster.disconnect()
 
 
 if __name__ == "__main__":
