@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import RayError
 
 from corp_ray.errors import ConfigError
 from corp_ray.stopping import StopRequest
@@ -94,7 +94,7 @@ def connect(modules: Iterable[str] = ()) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **arguments)
-    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         reason = " ".join(str(error).split())
         if isinstance(error, ConnectionError) and address != "local":
             # Something listens there, and Ray does not tell a refused token from no answer.

@@ -16,7 +16,8 @@ from rich.table import Table
 from corp_ray.records import EngineCounts, Evaluation
 
 if TYPE_CHECKING:  # jobs that only read files do without the search, and so without Ray
-    from corp_ray.search import Measured, RunResult, Scored
+    from corp_ray.measure import Measured
+    from corp_ray.search import RunResult, Scored
 
 log = logging.getLogger("corp_ray")
 

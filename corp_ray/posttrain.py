@@ -10,12 +10,13 @@ from pathlib import Path
 
 from corp_ray import cluster
 from corp_ray.errors import ConfigError, StoppedError
+from corp_ray.measure import Measured
 from corp_ray.model_folder import export, read_recipe
 from corp_ray.observers import Displays, Observer
 from corp_ray.preparation import Prepared, prepare
 from corp_ray.progress import ENDED, FAILED, STOPPED, ProgressFile
 from corp_ray.run_directory import RunDirectory
-from corp_ray.search import Measured, Run, RunResult, Scored
+from corp_ray.search import Run, RunResult, Scored
 from corp_ray.settings import Config
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage, is_url

@@ -18,7 +18,8 @@ from corp_ray.cluster import EnginePlan
 from corp_ray.consolidate import Consolidation
 from corp_ray.direction import Direction
 from corp_ray.errors import ConfigError
-from corp_ray.gate import judge, paired_interval
+from corp_ray.gate import judge
+from corp_ray.measure import Measured, test_table
 from corp_ray.observers import Observer
 from corp_ray.preparation import Prepared, with_prompt_tokens
 from corp_ray.proposals import Decision, GridPoint, best_proposal, make_proposals
@@ -32,21 +33,6 @@ from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
 from corp_ray.supervised import Supervised
 from corp_ray.table_summary import stored
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model's mean reward on the test split, and its gain over the base on the same items.
-
-    `low` and `high` bound the gain with 95 % confidence (paired, normal).
-    """
-
-    name: str
-    mean: float
-    gain: float
-    low: float
-    high: float
-    examples: int
 
 
 @dataclass(frozen=True)
@@ -324,21 +310,10 @@ class Run:
         best = scored[int(np.argmax(self.scoring.means(self.base, "support", scored)))]
         work = [(self.base, center_candidate(0)), (self.base, best)]
         work += [(center, center_candidate(0))] if commits else []
-        return self._measured(work, ("base", "best single", "committed"))
+        return test_table(self.scoring, work, ("base", "best single", "committed"))
 
     def compare(self, path: str, name: str) -> tuple[Measured, ...]:
         """The test table of the base and the model folder at `path`."""
         other: Center = self.reducer.call("center", path, self.prepared.engine.dtype)
         work = [(self.base, center_candidate(0)), (other, center_candidate(0))]
-        return self._measured(work, ("base", name))
-
-    def _measured(
-        self, work: Sequence[tuple[Center, Candidate]], names: Sequence[str]
-    ) -> tuple[Measured, ...]:
-        rows = self.scoring.judged("test", work, "test")
-        return tuple(
-            Measured(
-                name, row.mean, *paired_interval(rows[0].rewards, row.rewards), len(row.rewards)
-            )
-            for name, row in zip(names, rows, strict=False)
-        )
+        return test_table(self.scoring, work, ("base", name))
