@@ -157,7 +157,7 @@ class Pool:
             else:
                 self._dispatch(call)
             done: list[Done | Failure] = list(self._happenings(given_up))
-            done += [Failure(*item) for item in given_up.items()]
+            done += [Failure(n, why, self._scheduler.tries(n)) for n, why in given_up.items()]
             given_up.clear()
             if not self._stop.requested:
                 self._dispatch(call)  # before whoever takes the results makes engines wait

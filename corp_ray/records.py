@@ -117,10 +117,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Failure:
-    """A piece of work that no engine could finish: its place in the batch, and why."""
+    """A piece of work that no engine could finish: its place in the batch, why, and how many
+    times it was tried."""
 
     index: int
     reason: str
+    attempts: int
 
 
 @dataclass(frozen=True)

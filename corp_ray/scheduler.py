@@ -93,6 +93,10 @@ class Scheduler:
         """Tasks of the batch that are neither done nor given up."""
         return self._open
 
+    def tries(self, task: int) -> int:
+        """How many engines have failed at a task of the batch."""
+        return self._tasks[task].lost
+
     @property
     def running(self) -> int:
         """Calls of this batch that engines have begun and nobody has finished."""

@@ -183,7 +183,7 @@ class Scoring:
         if any(c.kind == "center" for c in work.candidates):
             raise EngineError(f"{names}: not scored: {failure.reason}")
         self._directory.lease.check()
-        self._set_aside.add(work, failure.reason)
+        self._set_aside.add(work, failure)
         self._display.note(f"set aside: {names} on {work.split} ({failure.reason})")
         count = self._set_aside.count(work.center, work.split)
         if count > limit:

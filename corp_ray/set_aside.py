@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from corp_ray.records import Candidate, Center, Work
+from corp_ray.records import Candidate, Center, Failure, Work
 from corp_ray.run_directory import RunDirectory
 
 FILE = "set_aside.jsonl"
@@ -42,7 +42,7 @@ class SetAside:
     def count(self, center: Center, split: str) -> int:
         return self._counts[center.digest, split]
 
-    def add(self, work: Work, reason: str) -> None:
+    def add(self, work: Work, failure: Failure) -> None:
         for candidate in work.candidates:
             self._keep(work.center.digest, work.split, candidate.digest)
             self._directory.append_line(
@@ -51,7 +51,8 @@ class SetAside:
                     "round": candidate.round,
                     "candidate": candidate.id,
                     "split": work.split,
-                    "reason": reason,
+                    "reason": failure.reason,
+                    "attempts": failure.attempts,
                     "center_digest": work.center.digest,
                     "direction_digest": candidate.digest,
                 },

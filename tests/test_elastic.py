@@ -81,6 +81,7 @@ def test_a_candidate_that_kills_three_engines_is_set_aside_counted_and_not_tried
     root = tmp_path / "runs/run"
     (noted,) = [json.loads(line) for line in (root / "set_aside.jsonl").read_text().splitlines()]
     assert (noted["candidate"], noted["split"], noted["round"]) == ("r0c5", "support", 0)
+    assert noted["attempts"] == 3
     assert restarts(root) == 3
     record = json.loads((root / "rounds/0.json").read_text())
     assert (record["population"], record["set_aside"]) == (24, 1)

@@ -53,7 +53,7 @@ RECORDS = [
     CANDIDATE,
     WORK,
     Evaluation(CANDIDATE, "abc", "gate", (0.1, 1.0), ("graded",) * 2, 9, 0.5, "fake"),
-    Failure(3, "its engine died"),
+    Failure(3, "its engine died", 3),
     Ready("abc", "fake bfloat16", ("a warning",)),
     PROPOSAL,
     VERDICT,

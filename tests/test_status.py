@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,40 +14,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from corp_ray.files import write_json
 from corp_ray.status import read_status
 from corp_ray.status_text import describe, duration, rate
+from corp_ray.storage import Storage
 from tests import runs
 
 PATIENCE_S = 300
-
-# The run as jobs/posttrain does it, with progress.json.
-WATCHED = """
-import sys
-from corp_ray import config as configuration
-from corp_ray.files import write_text
-from corp_ray.observers import Displays
-from corp_ray.posttrain import posttrain
-from corp_ray.progress import ProgressFile
-from corp_ray.run_directory import RunDirectory
-
-config = configuration.load(sys.argv[1], sys.argv[2:])
-root = RunDirectory(config).root
-progress = ProgressFile(lambda name, text: write_text(root / name, text), every_s=0.2)
-posttrain(config, Displays(progress))
-progress.close("ended", "rounds_done")
-"""
-
-
-def start_watched(config, *overrides, ray_address):
-    return subprocess.Popen(
-        [sys.executable, "-c", WATCHED, str(config), *overrides],
-        cwd=runs.ROOT,
-        env={**os.environ, "RAY_ADDRESS": ray_address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def status_job(*arguments):
@@ -82,10 +53,14 @@ def snapshot(folder):
 def finished(tmp_path_factory, ray_address):
     """(run directory, the states that --watch saw) of a run that went through undisturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    config = runs.workspace(folder, **{"engine.options.delay_s": 0.2})
+    config = runs.workspace(folder, **{"engine.options.delay_s": 0.5})
     root = folder / "runs/run"
-    process = start_watched(config, ray_address=ray_address)
-    wait_for(process, lambda: (root / "progress.json").exists() and runs.rows(root))
+    process = runs.start(config, RAY_ADDRESS=ray_address)
+    progress = root / "progress.json"
+    wait_for(
+        process,
+        lambda: progress.exists() and json.loads(progress.read_text())["phase"]["done"] > 0,
+    )
     code, out, err = status_job(root, "--json", "--watch")
     assert code == 0, err
     code, _, err = runs.finish(process)
@@ -177,7 +152,7 @@ def test_a_run_from_before_progress_was_kept_prints_what_there_is(copy):
 def test_a_killed_run_is_interrupted_and_names_its_driver(tmp_path, ray_address):
     config = runs.workspace(tmp_path, **{"engine.options.delay_s": 0.3})
     root = tmp_path / "runs/run"
-    process = start_watched(config, ray_address=ray_address)
+    process = runs.start(config, RAY_ADDRESS=ray_address)
     wait_for(process, lambda: len(list(root.glob("rewards/*.parquet"))) >= 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -256,7 +231,7 @@ def test_candidates_set_aside_are_counted_and_the_last_is_named(copy):
 
 def lease_elsewhere(root, beats):
     content = {"holder": "h", "host": "far", "pid": 7, "machine": "m", "born": "1", "beats": beats}
-    write_json(root / "lease.json", content)
+    Storage.open(root).write_json("lease.json", content)
 
 
 def test_a_driver_on_another_machine_is_alive_while_its_counter_moves(copy):
@@ -287,7 +262,7 @@ def test_a_run_that_failed_says_why(copy):
     (copy / "report/test.json").unlink()
     content = json.loads((copy / "progress.json").read_text())
     content |= {"state": "failed", "reason": "disk full", "notes": ["a", "b"]}
-    write_json(copy / "progress.json", content)
+    Storage.open(copy).write_json("progress.json", content)
     status = read_status(str(copy))
     assert (status["state"], status["reason"]) == ("failed", "disk full")
     assert describe(status).splitlines()[0] == "run: failed (disk full)"
