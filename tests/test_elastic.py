@@ -206,6 +206,24 @@ def test_a_run_takes_engines_as_nodes_join_and_goes_on_when_one_is_lost(
     assert_same_and_once(root, files)
 
 
+def test_a_run_waits_for_the_first_node_that_holds_an_engine(undisturbed, tmp_path, nodes):
+    config, files = undisturbed
+    process = runs.start(
+        config,
+        f"run.directory={tmp_path}",
+        "ray.engines=0",
+        "ray.wait_s=120",
+        RAY_ADDRESS=nodes.address,
+    )
+    time.sleep(5)
+    assert process.poll() is None
+    add_node(nodes)
+    code, _, err = runs.finish(process)
+    assert code == 0, err
+    assert "no node has more than 0 CPUs; waiting up to 120 s for nodes" in err
+    assert_same_and_once(tmp_path / "run", files)
+
+
 def test_a_node_without_the_model_is_named_and_left_out(undisturbed, tmp_path, nodes):
     config, files = undisturbed
     good, bad = add_node(nodes), add_node(nodes)
