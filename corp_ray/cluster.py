@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from corp_ray.errors import ConfigError
 from corp_ray.stopping import StopRequest
@@ -100,6 +101,12 @@ def connect(modules: Iterable[str] = ()) -> None:
             # Something listens there, and Ray does not tell a refused token from no answer.
             reason += "; is RAY_AUTH_TOKEN the cluster's?"
         raise ConfigError(f"RAY_ADDRESS={address!r}: cannot join ({reason})") from error
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Places an actor that needs no engine at the driver, where model and data are known to be:
+    Ray puts what takes no CPU slot on any node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def disconnect() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from corp_ray import cluster
 from corp_ray.actors import GateActor, ScorerActor
 from corp_ray.cluster import EnginePlan
 from corp_ray.engines import EngineSettings
@@ -200,9 +201,11 @@ class Scoring:
         missing = self.unjudged(split, work)
         if missing:
             gate = Supervised(
-                lambda: GateActor.options(num_cpus=0, max_concurrency=_GATE_CALLS).remote(
-                    split, self._task
-                ),
+                lambda: GateActor.options(
+                    num_cpus=0,
+                    max_concurrency=_GATE_CALLS,
+                    scheduling_strategy=cluster.here(),
+                ).remote(split, self._task),
                 self._stop,
             )
 

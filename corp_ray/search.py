@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from corp_ray import population
+from corp_ray import cluster, population
 from corp_ray.actors import ReducerActor
 from corp_ray.cluster import EnginePlan
 from corp_ray.consolidate import Consolidation
@@ -75,7 +75,10 @@ class Run:
     ):
         self.config, self.directory, self.display = prepared.config, directory, display
         self.reducer = Supervised(
-            lambda: ReducerActor.options(num_cpus=0).remote(prepared.engine.threads), stop
+            lambda: ReducerActor.options(num_cpus=0, scheduling_strategy=cluster.here()).remote(
+                prepared.engine.threads
+            ),
+            stop,
         )
         if not directory.shard:
             self._discard_staged()

@@ -21,20 +21,25 @@ def pytest_report_header():
 
 
 @pytest.fixture(scope="session")
-def cluster():
-    """One head without CPU slots and two worker nodes with two each; tests share it.
-
-    Who kills a node starts another one before the end of the test.
-    """
+def shared_cluster():
+    """One head without CPU slots, its worker nodes as `cluster` wants them."""
     made = NetCluster()
     try:
         made.start_head(num_cpus=0)
-        nodes = [made.start_node(num_cpus=2, wait=False) for _ in range(2)]
-        for node in nodes:
-            made.wait(lambda node=node: node.name in made.alive(), node.name)
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def cluster(shared_cluster):
+    """The head with two worker nodes of two CPU slots each; a test may kill nodes and start others.
+
+    Whatever a test leaves, when it fails too, is ended before the next one.
+    """
+    shared_cluster.complete(workers=2, num_cpus=2)
+    yield shared_cluster
+    shared_cluster.quiet()
 
 
 @pytest.fixture(scope="session")

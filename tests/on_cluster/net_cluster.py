@@ -7,6 +7,7 @@ machine is used or stopped.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -72,6 +73,7 @@ class NetCluster:
         self.nodes: dict[str, Node] = {}
         self.token = secrets.token_hex(16)
         self._count = count(1)
+        self._started: list[subprocess.Popen[str]] = []
 
     @property
     def head(self) -> Node:
@@ -125,11 +127,38 @@ class NetCluster:
         node.process.wait()
         del self.nodes[node.name]
 
-    def stop(self) -> None:
-        for node in list(self.nodes.values()):
+    def complete(self, workers: int, num_cpus: int) -> None:
+        """Bring the number of worker nodes to `workers`, all of them in the cluster."""
+        there = [node for node in self.nodes.values() if node.name != "head"]
+        for node in there[workers:]:
             self.kill_node(node)
-        self.network.close()
-        shutil.rmtree(self.folder)
+        for _ in range(workers - len(there)):
+            self.start_node(num_cpus, wait=False)
+        self.wait(lambda: self.alive().keys() == self.nodes.keys(), "all nodes")
+
+    def quiet(self) -> None:
+        """End what was started on the cluster and still runs: processes, jobs, their actors."""
+        self._end_started()
+        for job in self.ask("/api/jobs/"):
+            if job["type"] == "SUBMISSION" and job["status"] in ("PENDING", "RUNNING"):
+                self.ask(f"/api/jobs/{job['submission_id']}/stop", "POST")
+        self.wait(lambda: not self.actors(), "the end of all actors")
+
+    def _end_started(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        self._started.clear()
+
+    def stop(self) -> None:
+        """End everything, what comes after a failure too."""
+        with contextlib.ExitStack() as steps:
+            steps.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            steps.callback(self.network.close)
+            for node in list(self.nodes.values()):
+                steps.callback(self.kill_node, node)
+            steps.callback(self._end_started)
 
     def _place(self, name: str) -> Node:
         folder = self.folder / name
@@ -181,13 +210,13 @@ class NetCluster:
         except (OSError, http.client.HTTPException, ValueError):
             return False
 
-    def ask(self, path: str) -> Any:
-        """What the head's dashboard answers to GET, from JSON."""
+    def ask(self, path: str, method: str = "GET") -> Any:
+        """What the head's dashboard answers, from JSON."""
         host, port = self.head.address, self.head.ports["dashboard"]
         connection = http.client.HTTPConnection(host, port)
         connection.sock = self.network.connect("head", (host, port))
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
+            connection.request(method, path, headers={"Authorization": f"Bearer {self.token}"})
             answer = connection.getresponse()
             text = answer.read()
             if answer.status != 200:
@@ -212,6 +241,9 @@ class NetCluster:
             if (dead or actor["state"] != "DEAD") and not actor["class_name"].startswith("Job")
         ]
 
+    def placement_groups(self) -> list[dict[str, Any]]:
+        return [g for g in self._state("placement_groups") if g["state"] != "REMOVED"]
+
     def job(self, submission_id: str) -> dict[str, Any]:
         return self.ask(f"/api/jobs/{submission_id}")
 
@@ -224,7 +256,7 @@ class NetCluster:
         **environment: str,
     ) -> subprocess.Popen[str]:
         """A process in a node's place, its output captured."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.network.enter(node), *command],
             cwd=cwd,
             env=_environment(self.token, **environment),
@@ -233,6 +265,8 @@ class NetCluster:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
 
     def submit(
         self,
