@@ -79,6 +79,7 @@ class Run:
                 prepared.engine.threads
             ),
             stop,
+            self.config.ray.attempts,
         )
         if not directory.shard:
             self._discard_staged()

@@ -112,7 +112,8 @@ class RayConfig:
     engines: int = 0  # at most so many; 0: as many as the cluster's CPUs or GPUs hold
     gpus_per_engine: float = -1.0  # -1: one a rank where the engine runs on GPUs, else none
     in_flight: int = 2  # calls at one engine, the running one included
-    attempts: int = 3  # engines that a candidate may take down before it is set aside
+    # Engines that a candidate may take down before it is set aside; reducers, before the run ends.
+    attempts: int = 3
     max_set_aside: float = 0.05  # a run stops when a larger share of a population is set aside
     straggler: float = 2.0  # times the median after which an idle engine starts a second copy
     hang: float = 10.0  # times the longest measured after which an engine counts as hung
