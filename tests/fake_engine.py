@@ -39,7 +39,8 @@ class FakeEngine:
     (report other weights than a direction gives, the self-check's excepted), deaf (directions
     change nothing), lose_once (a file whose removal leaves the engine lost, its process alive),
     hang_once (a file whose removal leaves the call without an answer), fatal (seeds of candidates
-    that end the process), unfit (a file with the ids of nodes where no engine can load)."""
+    that end the process), unfit (a file with the ids of nodes where no engine can load), journal (a
+    file that gets a line "number of prompts, seed" when a direction of one seed is begun)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -54,6 +55,7 @@ class FakeEngine:
             "hang_once": "",
             "fatal": [],
             "unfit": "",
+            "journal": "",
         }
         options |= settings.options
         self._delay_s, self._gain = float(options["delay_s"]), float(options["gain"])
@@ -62,7 +64,8 @@ class FakeEngine:
         self._deaf, self._lose_once = bool(options["deaf"]), str(options["lose_once"])
         self._lost = False
         self._hang_once, self._unfit = str(options["hang_once"]), str(options["unfit"])
-        self._fatal = set(options["fatal"])
+        self._fatal, self._journal = set(options["fatal"]), str(options["journal"])
+        self._seeds: list[int] = []  # of the direction that was applied last
         self._center: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
 
@@ -77,6 +80,7 @@ class FakeEngine:
 
     def apply(self, direction: Direction, only: Sequence[str] | None = None) -> None:
         self._moved = bool(direction.terms) and direction != KNOWN
+        self._seeds = [seed for seed, _ in direction.terms]
         if len(direction) == 1 and direction.terms[0][0] in self._fatal:
             os._exit(1)
         weights.apply(self._working, self._center, Direction())
@@ -88,12 +92,16 @@ class FakeEngine:
         weights.materialise(self._held, direction)
 
     def apply_step(self, step: float) -> None:
+        self._seeds = []
         weights.apply_step(self._working, self._center, self._held, step)
 
     def release(self) -> None:
         self._held = {}
 
     def generate(self, prompts: Sequence[list[dict[str, str]]]) -> list[Generation]:
+        if self._journal and len(self._seeds) == 1:
+            with Path(self._journal).open("a") as journal:
+                journal.write(f"{len(prompts)} {self._seeds[0]}\n")
         if self._die_once and Path(self._die_once).exists():
             Path(self._die_once).unlink()
             os._exit(1)

@@ -183,7 +183,7 @@ class NetCluster:
         ]
         with (node.folder / "ray.log").open("wb") as log:
             node.process = subprocess.Popen(
-                [*self.network.enter(node.name), *_alone(node.name, without), *ray],
+                [*self.network.enter(node.name), *networks.alone(node.name, without), *ray],
                 cwd=node.folder / "work",
                 env=_environment(self.token),
                 stdin=subprocess.DEVNULL,
@@ -290,20 +290,3 @@ class NetCluster:
             ],
             cwd=folder,
         )
-
-
-def _alone(name: str, without: Path | None) -> list[str]:
-    """What gives a command a host name of its own, and an empty folder where one is to be missing.
-
-    Where namespaces are not allowed the host name stays; an empty folder cannot be had then.
-    """
-    script = f"hostname {name}; "
-    if without is not None:
-        script += f'mount -t tmpfs none "{without}"; '
-    wrapped = ["unshare", "--uts", "--mount", "sh", "-ec", script + 'exec "$@"', "sh"]
-    probe = ["unshare", "--uts", "--mount", "true"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
-        return wrapped
-    if without is not None:
-        raise OSError("a folder can be hidden from one node only with mount namespaces")
-    return []

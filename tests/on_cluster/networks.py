@@ -217,3 +217,20 @@ def _mentioning(text: str) -> list[int]:
             if text.encode() in line.read_bytes():
                 found.append(int(line.parent.name))
     return found
+
+
+def alone(name: str, without: Path | None) -> list[str]:
+    """What gives a command a host name of its own, and an empty folder where one is to be missing.
+
+    Where namespaces are not allowed the host name stays; an empty folder cannot be had then.
+    """
+    script = f"hostname {name}; "
+    if without is not None:
+        script += f'mount -t tmpfs none "{without}"; '
+    wrapped = ["unshare", "--uts", "--mount", "sh", "-ec", script + 'exec "$@"', "sh"]
+    probe = ["unshare", "--uts", "--mount", "true"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+        return wrapped
+    if without is not None:
+        raise OSError("a folder can be hidden from one node only with mount namespaces")
+    return []
