@@ -23,6 +23,7 @@ from corp_ray.errors import (
     EngineError,
     EngineLostError,
     EngineUnfitError,
+    TaskError,
 )
 from corp_ray.fleet import Engine, Fleet
 from corp_ray.records import Failure
@@ -239,6 +240,8 @@ class Pool:
         reason = last_line(error)
         cause = getattr(error, "cause", None)
         if isinstance(error, RayTaskError) and not isinstance(cause, (EngineLostError, RayError)):
+            if isinstance(cause, TaskError):  # whatever the engine: the gate has other data
+                raise cause
             if isinstance(cause, EngineUnfitError) or getattr(cause, "exit_code", 1) == 2:
                 # This node lacks something: its engines cannot do the next piece either.
                 self._engine_gone(engine, reason, given_up, blame=False, error=cause)

@@ -1,0 +1,85 @@
+"""The pool with toy engines: what becomes of errors, and of engines unlike the others."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import ray
+
+from corp_ray.cluster import EnginePlan
+from corp_ray.errors import CheckpointError, TaskError
+from corp_ray.pool import Done, Pool
+from corp_ray.records import Failure
+from corp_ray.scheduler import SchedulePolicy
+from corp_ray.stopping import StopRequest
+from tests.toy_engine import Toy
+
+
+@pytest.fixture
+def pool(ray_address):
+    """Makes a pool of toys with the given descriptions, one each."""
+    ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR")
+    made = []
+
+    def make(*descriptions):
+        names = itertools.cycle(descriptions)
+        toy = ray.remote(Toy)
+        one = Pool(
+            lambda options: toy.options(**options).remote(next(names)),
+            EnginePlan(len(descriptions), 1, 0),
+            warm=lambda actor: actor.ready.remote(),
+            name="toys",
+            policy=SchedulePolicy(),
+            stop=StopRequest(1.0),
+        )
+        made.append(one)
+        one.open()
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+    ray.shutdown()
+
+
+def outcomes(pool, count, failing):
+    batches = pool.map_unordered(
+        lambda actor, index: actor.score.remote(index, failing), [1] * count
+    )
+    return list(itertools.chain.from_iterable(batches))
+
+
+def test_every_piece_has_its_result_and_one_that_raises_is_given_up_after_three_tries(pool):
+    found = outcomes(pool("toy", "toy"), 20, {7: ZeroDivisionError("by zero")})
+    (failure,) = [f for f in found if isinstance(f, Failure)]
+    assert (failure.index, failure.attempts) == (7, 3)
+    assert "by zero" in failure.reason
+    results = {done.index: done.result for done in found if isinstance(done, Done)}
+    assert results == {index: index**2 for index in range(20) if index != 7}
+
+
+def test_an_error_of_the_task_ends_the_work_and_blames_no_node(pool, caplog):
+    with pytest.raises(TaskError, match="other data there"):
+        outcomes(pool("toy"), 3, {0: TaskError("other data there")})
+    assert "no engine is started there" not in caplog.text
+
+
+def test_a_node_that_lacks_what_a_piece_needs_is_left_out_and_the_last_one_says_why(pool, caplog):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        outcomes(pool("toy"), 3, {0: CheckpointError("no such folder")})
+    assert "no such folder; no engine is started there any more" in caplog.text
+
+
+def test_a_pool_is_used_for_one_batch_after_the_other(pool):
+    toys = pool("toy", "toy")
+    for count in (5, 0, 1, 12):
+        assert sorted(done.index for done in outcomes(toys, count, {})) == list(range(count))
+
+
+def test_engines_that_describe_themselves_differently_never_work_together(pool, caplog):
+    toys = pool("toy", "other")
+    while toys.starting:
+        toys.wait()
+    assert toys.ready == 1
+    assert "engines differ: " in caplog.text
