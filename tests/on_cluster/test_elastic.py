@@ -146,7 +146,7 @@ def test_a_straggler_does_not_hold_a_round_and_leaves_one_row(undisturbed, tmp_p
 def test_sigterm_drains_and_the_same_command_finishes(undisturbed, tmp_path, ray_address):
     config, files = undisturbed
     root = tmp_path / "run"
-    arguments = (config, f"run.directory={tmp_path}", "engine.options.delay_s=1.5")
+    arguments = (config, f"run.directory={tmp_path}", "engine.options.delay_s=0.8")
     process = runs.start(*arguments, RAY_ADDRESS=ray_address)
     wait_for(lambda: list(root.glob("rewards/*.parquet")), process)
     before = len(runs.rows(root))
@@ -159,7 +159,7 @@ def test_sigterm_drains_and_the_same_command_finishes(undisturbed, tmp_path, ray
     assert before < len(drained) <= before + 3, "what ran was waited for, nothing new was begun"
     assert not (root / "lease.json").exists()
     code, _, err = runs.run(
-        config, f"run.directory={tmp_path}", "engine.options.delay_s=1.5", RAY_ADDRESS=ray_address
+        config, f"run.directory={tmp_path}", "engine.options.delay_s=0.8", RAY_ADDRESS=ray_address
     )
     assert code == 0, err
     assert drained <= set(keys(root))
@@ -193,7 +193,7 @@ def test_a_run_takes_engines_as_nodes_join_and_goes_on_when_one_is_lost(
     process = runs.start(
         config,
         f"run.directory={tmp_path}",
-        "engine.options.delay_s=0.6",
+        "engine.options.delay_s=0.4",
         "ray.engines=0",
         RAY_ADDRESS=nodes.address,
     )
