@@ -11,6 +11,7 @@ import pytest
 
 from corp_ray.population import candidate_hash
 from tests import runs
+from tests.on_cluster.watching import row_count
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_hung_engine_is_found_by_its_deadline_and_replaced(undisturbed, tmp_pa
         "ray.hang_floor_s=3",
         RAY_ADDRESS=ray_address,
     )
-    wait_for(lambda: len(list(tmp_path.glob("run/rewards/*"))) >= 4, process)
+    wait_for(lambda: row_count(tmp_path / "run") >= 4, process)
     trap.touch()
     code, _, err = runs.finish(process)
     assert code == 0, err
@@ -134,7 +135,7 @@ def test_a_straggler_does_not_hold_a_round_and_leaves_one_row(undisturbed, tmp_p
         f"engine.options.hang_once={trap}",
         RAY_ADDRESS=ray_address,
     )
-    wait_for(lambda: len(list(tmp_path.glob("run/rewards/*"))) >= 6, process)
+    wait_for(lambda: row_count(tmp_path / "run") >= 6, process)
     trap.touch()
     code, _, err = runs.finish(process)
     assert code == 0, err
@@ -148,7 +149,7 @@ def test_sigterm_drains_and_the_same_command_finishes(undisturbed, tmp_path, ray
     root = tmp_path / "run"
     arguments = (config, f"run.directory={tmp_path}", "engine.options.delay_s=0.8")
     process = runs.start(*arguments, RAY_ADDRESS=ray_address)
-    wait_for(lambda: list(root.glob("rewards/*.parquet")), process)
+    wait_for(lambda: row_count(root) > 0, process)
     before = len(runs.rows(root))
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
@@ -197,9 +198,9 @@ def test_a_run_takes_engines_as_nodes_join_and_goes_on_when_one_is_lost(
         "ray.engines=0",
         RAY_ADDRESS=nodes.address,
     )
-    wait_for(lambda: len(list(root.glob("rewards/*.parquet"))) >= 2, process)
+    wait_for(lambda: row_count(root) >= 2, process)
     add_node(nodes)
-    wait_for(lambda: len(list(root.glob("rewards/*.parquet"))) >= 12, process)
+    wait_for(lambda: row_count(root) >= 12, process)
     nodes.remove_node(first, allow_graceful=False)
     code, _, err = runs.finish(process)
     assert code == 0, err
