@@ -23,13 +23,14 @@ from corp_ray.progress import NAME as PROGRESS
 from corp_ray.records import Verdict
 from corp_ray.remaining import Measured, phase_left_s, run_left_s
 from corp_ray.round_record import describe_verdict
+from corp_ray.set_aside import FILE as SET_ASIDE
 from corp_ray.settings import Config
 from corp_ray.storage import Storage
 from corp_ray.table_summary import TableSummary, summarise
 from corp_ray.tasks.splits import NAMES
 
 INTERRUPTED, SILENT = "interrupted", "silent"
-_MARKS = ("config.yaml", "environment.json", "lease.json")
+_MARKS = ("config.yaml", "environment.json", lease.FILE)
 
 
 def read_status(location: str, *, sight_s: float = lease.SIGHT_S) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def read_status(location: str, *, sight_s: float = lease.SIGHT_S) -> dict[str, A
 def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
     if not any(root.exists(mark) for mark in _MARKS):
         raise ConfigError(f"{location}: no run there (a run directory has a config.yaml)")
-    driver = lease.sight(lambda: _text(root, "lease.json"), sight_s)
+    driver = lease.sight(lambda: _text(root, lease.FILE), sight_s)
     config, rounds = _config(root), _rounds(root)
     progress, report = _json(root, PROGRESS), _json(root, "report/test.json") or {}
     rows = summarise(root / "rewards")
@@ -67,7 +68,7 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
         "commits": sorted(int(name) for name in (root / "commits").folders() if name.isdigit()),
         "rows": rows.by_split(),
         "best_reward": rows.best_reward,
-        "set_aside": _lines(root, "set_aside.jsonl"),
+        "set_aside": _lines(root, SET_ASIDE),
         "restarts": _restarts(root, progress),
         "stop_reason": report.get("stop_reason"),
         "test": report.get("test"),
