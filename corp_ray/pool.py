@@ -50,10 +50,11 @@ class Done:
 
 @dataclass
 class _Pending:
-    """A call under way: its reference, and the engine it is at."""
+    """A call under way: its reference, the engine it is at, the actor it goes through, if any."""
 
     reference: Any
     engine: int
+    through: Supervised | None
 
 
 class Pool:
@@ -174,7 +175,7 @@ class Pool:
     def _dispatch(self, call: Callable[[Any, int], Any]) -> None:
         for made in self._scheduler.assign(time.monotonic()):
             reference = call(self._fleet.engines[made.engine].actor, made.task)
-            self._pending[made.number] = _Pending(reference, made.engine)
+            self._pending[made.number] = _Pending(reference, made.engine, self._through)
             self._follow("call", made.number, reference)
 
     def _expect(self, engine: Engine) -> None:
@@ -229,7 +230,8 @@ class Pool:
 
     def _settle(self, number: int, future: Any, given_up: dict[int, str]) -> int | None:
         """Account for a call that is over; the piece whose result it is."""
-        engine = self._pending.pop(number).engine
+        pending = self._pending.pop(number)
+        engine = pending.engine
         now = time.monotonic()
         error = future.exception()
         if error is None:
@@ -251,8 +253,10 @@ class Pool:
             if task is not None:
                 given_up[task] = reason
             return None
-        if self._through is not None and not isinstance(error, RayTaskError):
-            self._through.revive()
+        if pending.through is not None and not isinstance(error, RayTaskError):
+            # The actor in between is gone, not the engine; by now it may be gone with its batch.
+            if pending.through is self._through:
+                pending.through.revive()
             self._scheduler.fail(number, now, blame=False)
             return None
         # Without contact nobody knows whether the process died, or its node did.

@@ -224,7 +224,8 @@ class Scheduler:
         return made
 
     def _worth_a_copy(self, now: float) -> int | None:
-        """The task that gains most from a second copy: one that waits, else the longest running."""
+        """The task that gains most from a second copy: one that waits, else the longest running.
+        None of those that have taken an engine down: two copies would take down two at a time."""
         best, longest_s = None, -1.0
         limit = self._straggler_rate()
         seen: set[int] = set()
@@ -233,6 +234,8 @@ class Scheduler:
                 continue
             task = self._tasks[call.task]
             seen.add(call.task)
+            if task.blamed:
+                continue
             started = [c.started for c in task.calls if c.started is not None]
             if not started:
                 return call.task

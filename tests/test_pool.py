@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 import ray
@@ -13,6 +14,7 @@ from corp_ray.pool import Done, Pool
 from corp_ray.records import Failure
 from corp_ray.scheduler import SchedulePolicy
 from corp_ray.stopping import StopRequest
+from corp_ray.supervised import Supervised
 from tests.toy_engine import Toy
 
 
@@ -75,6 +77,32 @@ def test_a_pool_is_used_for_one_batch_after_the_other(pool):
     toys = pool("toy", "toy")
     for count in (5, 0, 1, 12):
         assert sorted(done.index for done in outcomes(toys, count, {})) == list(range(count))
+
+
+def test_a_copy_left_behind_by_an_actor_that_is_ended_costs_no_engine(pool, caplog):
+    toys = pool("toy", "toy")
+    while toys.starting:
+        toys.wait()
+    gate = Supervised(
+        lambda: ray.remote(Toy).options(max_concurrency=4).remote("gate"), StopRequest(1.0)
+    )
+    slow = {9}
+
+    def call(actor, index):
+        seconds = 5.0 if index in slow else 0.1
+        slow.discard(index)  # its copy is quick
+        return gate.actor.lease.remote(actor, index, seconds)
+
+    batches = list(toys.map_unordered(call, [1] * 10, through=gate))
+    assert sorted(done.index for batch in batches for done in batch) == list(range(10))
+    assert not slow
+    gate.close()
+    assert len(outcomes(toys, 6, {})) == 6
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        toys.wait()
+    assert toys.restarts == 0
+    assert "lost" not in caplog.text
 
 
 def test_engines_that_describe_themselves_differently_never_work_together(pool, caplog):

@@ -117,6 +117,22 @@ def test_an_idle_engine_copies_a_straggler_and_the_first_result_counts():
     assert scheduler.finish(slow.number, now + 9) is None
 
 
+def test_what_has_taken_an_engine_down_gets_no_copy():
+    scheduler = make(engines=3)
+    now = warm(scheduler, 3)
+    now = warm(scheduler, 3, now=now)
+    scheduler.begin([1.0, 1.0])
+    deadly, slow = scheduler.assign(now)
+    scheduler.leave(deadly.engine, now + 0.1, blame=True)
+    (again,) = scheduler.assign(now + 0.1)
+    assert again.task == deadly.task
+    scheduler.join(3, now + 0.2)
+    (copy,) = scheduler.assign(now + 9.0)
+    assert copy.task == slow.task
+    scheduler.join(4, now + 9.0)
+    assert scheduler.assign(now + 99.0) == []
+
+
 def test_an_idle_engine_takes_over_what_waits_behind_a_busy_one():
     scheduler = make(engines=1, sizes=[1.0] * 3)
     running, waiting = scheduler.assign(0.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import ray
 
 from corp_ray.records import Ready
@@ -20,3 +23,11 @@ class Toy:
         if index in failing:
             raise failing[index]
         return index**2
+
+    def sleep(self, index: int, seconds: float) -> int:
+        time.sleep(seconds)
+        return index
+
+    def lease(self, other: Any, index: int, seconds: float) -> int:
+        """The answer of another engine, as a gate gets it."""
+        return ray.get(other.sleep.remote(index, seconds))
