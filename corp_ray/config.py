@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from corp_ray.config_checks import problems
 from corp_ray.errors import ConfigError
-from corp_ray.settings import Config, TaskConfig
+from corp_ray.settings import FAMILIES, Config, TaskConfig
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
@@ -111,6 +111,8 @@ def task_settings(task: TaskConfig) -> dict[str, Any]:
     """The arguments of `tasks.make_task` for this configuration."""
     if task.kind == "reasoning_gym":
         names = "kind dataset arguments size seed answer partial_credit system_prompt"
+    elif task.kind in FAMILIES:
+        names = "kind path dataset subset split system_prompt"
     else:
         names = "kind path question_field answer_field answer_pattern grader system_prompt"
     return {name: getattr(task, name) for name in names.split()}

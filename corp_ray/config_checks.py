@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from corp_ray.settings import Config
+from corp_ray.settings import FAMILIES, Config
 
 Problem = tuple[str, Any, str]  # field, value, what would be right
 
 _CHOICES = {
     "model.dtype": ("bfloat16", "float16", "float32"),
     "model.chat_template": ("auto", "always", "never"),
-    "task.kind": ("reasoning_gym", "rows"),
+    "task.kind": ("reasoning_gym", "rows", *FAMILIES),
     "task.answer": ("text", "last_number"),
     "engine.device": ("auto", "cpu", "cuda"),
     "engine.pristine": ("auto", "device", "host", "disk"),

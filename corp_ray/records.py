@@ -39,10 +39,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Grade:
-    """What a verifier says of one text: a reward in [0, 1] and how it came about."""
+    """What a verifier says of one text: a reward in [0, 1] and how it came about.
+
+    `format`: the share in [0, 1] of the asked answer format that the text keeps to, where a task
+    judges that; it never counts as correctness.
+    """
 
     reward: float
     outcome: str = GRADED
+    format: float | None = None
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,22 @@ class ModelConfig:
     chat_template: str = "auto"  # auto: used when the tokenizer has one; always; never
 
 
+# Kinds of task whose rows have a published format.
+FAMILIES = ("gsm8k", "math500", "olympiadbench", "countdown", "mbpp", "humaneval", "rocstories")
+
+
 @dataclass
 class TaskConfig:
-    kind: str = "reasoning_gym"  # reasoning_gym or rows
-    dataset: str = ""  # reasoning_gym: name of the dataset
+    kind: str = "reasoning_gym"  # reasoning_gym, rows or one of FAMILIES
+    dataset: str = ""  # reasoning_gym: name of the dataset; a family: Hugging Face dataset id
+    subset: str = ""  # a family: the dataset's configuration; empty: as published
+    split: str = ""  # a family: the dataset's split; empty: as published
     arguments: dict[str, Any] = field(default_factory=dict)  # reasoning_gym: its own arguments
     size: int = 4000  # reasoning_gym: items drawn before duplicates are dropped
     seed: int = 0  # reasoning_gym: seed of the items
     answer: str = "text"  # reasoning_gym: what of a text is graded, text or last_number
     partial_credit: bool = True  # reasoning_gym: false counts only a full score
-    path: str = ""  # rows: a .jsonl or .parquet file
+    path: str = ""  # rows, a family: a .jsonl or .parquet file
     question_field: str = "question"
     answer_field: str = "answer"
     answer_pattern: str = ""  # rows: regular expression whose group 1 is the answer

@@ -5,48 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.grading import grade_exact, grade_numeric
+from corp_ray.tasks.sources import read_file
 
 Grader = Callable[[str, str], Grade]
-
-
-def _read(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, row) for every row; the place is fit for an error message."""
-    if not path.is_file():
-        raise TaskError(f"task.path={str(path)!r}: no such file")
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            rows = pq.read_table(path).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise TaskError(f"task.path={str(path)!r}: not a Parquet file ({error})") from error
-        yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
-        return
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"task.path={str(path)!r}: not UTF-8 (byte {error.start})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TaskError(f"{path} line {number}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise TaskError(f"{path} line {number}: expected an object, got {line[:60]!r}")
-        yield f"{path} line {number}", row
 
 
 def _function_grader(name: str) -> tuple[Grader, str]:
@@ -102,7 +71,7 @@ class RowsTask:
     def examples(self) -> Sequence[Example]:
         question_field, answer_field = self._fields
         found: list[Example] = []
-        for place, row in _read(self._path):
+        for place, row in read_file(self._path):
             for field in self._fields:
                 if row.get(field) in (None, ""):
                     raise TaskError(
