@@ -8,12 +8,14 @@ process, never by the driver.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +31,11 @@ from corp_ray.errors import (
     EngineLostError,
     EngineUnfitError,
 )
+from corp_ray.graders import Grading, evaluation
 from corp_ray.model_cache import digested, local_folder
 from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Ready, Work
+from corp_ray.reward_pool import InPlace, RewardPool, rewards_of
 from corp_ray.storage import Storage
 from corp_ray.tasks import Messages, make_task
 from corp_ray.tasks.settings import TaskSettings
@@ -39,30 +43,6 @@ from corp_ray.tasks.splits import NAMES
 
 if TYPE_CHECKING:
     from corp_ray.engines import Engine, EngineSettings
-
-
-def _grade(
-    task: Any,
-    examples: Sequence[Example],
-    generations: Sequence[Generation],
-    *,
-    candidate: Candidate,
-    center: Center,
-    split: str,
-    seconds: float,
-    engine: str,
-) -> Evaluation:
-    grades = [task.reward(e, g.text) for e, g in zip(examples, generations, strict=True)]
-    return Evaluation(
-        candidate=candidate,
-        center_digest=center.digest,
-        split=split,
-        rewards=tuple(grade.reward for grade in grades),
-        outcomes=tuple(grade.outcome for grade in grades),
-        generated_tokens=sum(generation.tokens for generation in generations),
-        seconds=seconds,
-        engine=engine,
-    )
 
 
 class _Warnings(logging.Handler):
@@ -81,11 +61,11 @@ def _on_engine(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of an actor that ends with the first call after its engine was lost."""
 
     @functools.wraps(method)
-    def guarded(self: Scorer, *arguments: Any) -> Any:
+    async def guarded(self: Scorer, *arguments: Any) -> Any:
         if self.engine_lost:
             ray.actor.exit_actor()
         try:
-            return method(self, *arguments)
+            return await method(self, *arguments)
         except EngineLostError:
             self.engine_lost = True
             raise
@@ -97,7 +77,8 @@ class Scorer:
     """One engine with the support and validation splits; the class behind `ScorerActor`.
 
     Everything is made by the first call, so that what is wrong with it on this node reaches the
-    driver as the error that it is.
+    driver as the error that it is. The engine has a thread of its own, where calls queue in their
+    order; a call's answers are graded elsewhere while the engine goes on with the next call.
     """
 
     def __init__(self, engine: EngineSettings, settings: TaskSettings):
@@ -105,10 +86,12 @@ class Scorer:
         self._warnings = _Warnings()
         self._settings, self._task_settings = engine, settings
         self._task: Any = None
+        self._grading: Grading | None = None
         self._examples: dict[str, tuple[Example, ...]] = {}
         self._made: Engine | None = None
         self._center: Center | None = None
         self._checked = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     @property
     def _engine(self) -> Engine:
@@ -118,63 +101,108 @@ class Scorer:
             self._made = make_engine(self._settings)
         return self._made
 
+    async def _on_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
     @_on_engine
-    def ready(self, center: Center) -> Ready:
+    async def ready(self, center: Center) -> Ready:
         """Load task and center and pass the self-check, or say what this node lacks."""
-        node = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
         try:
             self._task = make_task(**self._task_settings.task)
-            self._examples = self._task_settings.examples(self._task, ("support", "validation"))
-            self._use(center)
+            name = (context.get_actor_name() or "scorer").replace("/scorer/", "/grader/")
+            self._grading = Grading(self._task, self._task_settings, name)
+            described, _ = await asyncio.gather(
+                self._on_thread(self._prepare, center), self._grading.start()
+            )
         except CorpError as error:
-            return Ready(node, error=error)
-        return Ready(node, self._engine.describe(), tuple(self._warnings.lines))
+            return Ready(context.get_node_id(), error=error)
+        return Ready(context.get_node_id(), described, tuple(self._warnings.lines))
+
+    def _prepare(self, center: Center) -> str:
+        self._examples = self._task_settings.examples(self._task, ("support", "validation"))
+        self._use(center)
+        return self._engine.describe()
 
     @_on_engine
-    def score(self, work: Work) -> list[Evaluation]:
+    async def score(self, work: Work) -> list[Evaluation]:
         """One evaluation per candidate. Candidates of a sweep share their terms and a held sum."""
-        self._use(work.center)
-        examples = self._examples[work.split]
-        prompts = [self._task.prompt(example) for example in examples]
-        swept = work.candidates[0].kind == "proposal"
-        if not swept:
-            return [self._scored(work, candidate, prompts) for candidate in work.candidates]
-        self._engine.hold(Direction(work.candidates[0].terms))
-        try:
-            return [self._scored(work, candidate, prompts) for candidate in work.candidates]
-        finally:
-            self._engine.release()
+        loop = asyncio.get_running_loop()
+        graded = await self._on_thread(self._answered, work, loop)
+        return [await asyncio.wrap_future(one) for one in graded]
 
-    def _scored(self, work: Work, candidate: Candidate, prompts: Sequence[Messages]) -> Evaluation:
+    def _answered(self, work: Work, loop: asyncio.AbstractEventLoop) -> list[Future[Evaluation]]:
+        """The engine's part of a call; what it answered is being graded."""
+        self._use(work.center)
+        prompts = [self._task.prompt(example) for example in self._examples[work.split]]
+        swept = work.candidates[0].kind == "proposal"
+        if swept:
+            self._engine.hold(Direction(work.candidates[0].terms))
+        try:
+            return [self._scored(work, candidate, prompts, loop) for candidate in work.candidates]
+        finally:
+            if swept:
+                self._engine.release()
+
+    def _scored(
+        self,
+        work: Work,
+        candidate: Candidate,
+        prompts: Sequence[Messages],
+        loop: asyncio.AbstractEventLoop,
+    ) -> Future[Evaluation]:
         begin = time.perf_counter()
         if candidate.kind == "proposal":
             self._engine.apply_step(candidate.step)
         else:
             self._engine.apply(Direction(candidate.scaled))
         generations = self._engine.generate(prompts)
-        return _grade(
-            self._task,
-            self._examples[work.split],
+        seconds, engine = time.perf_counter() - begin, self._engine.describe()
+        return asyncio.run_coroutine_threadsafe(
+            self._graded(work, candidate, generations, seconds, engine), loop
+        )
+
+    async def _graded(
+        self,
+        work: Work,
+        candidate: Candidate,
+        generations: Sequence[Generation],
+        seconds: float,
+        engine: str,
+    ) -> Evaluation:
+        if self._grading is None:
+            raise EngineError("an engine was asked to score before it was ready")
+        texts = [generation.text for generation in generations]
+        return evaluation(
+            await self._grading.grade(self._examples[work.split], texts),
             generations,
             candidate=candidate,
-            center=work.center,
+            center_digest=work.center.digest,
             split=work.split,
-            seconds=time.perf_counter() - begin,
-            engine=self._engine.describe(),
+            seconds=seconds,
+            engine=engine,
         )
 
     @_on_engine
-    def answer(
+    async def answer(
         self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
     ) -> tuple[list[Generation], str]:
         """Answers of center + candidate by the exact rule, and what the engine is."""
+        return await self._on_thread(self._answer, center, candidate, prompts)
+
+    def _answer(
+        self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
+    ) -> tuple[list[Generation], str]:
         self._use(center)
         self._engine.apply(Direction(candidate.scaled))
         return self._engine.generate(prompts), self._engine.describe()
 
     @_on_engine
-    def digest(self, center: Center, candidate: Candidate) -> str:
+    async def digest(self, center: Center, candidate: Candidate) -> str:
         """Digest of the weights that center + candidate has in this engine."""
+        return await self._on_thread(self._digest, center, candidate)
+
+    def _digest(self, center: Center, candidate: Candidate) -> str:
         self._use(center)
         self._engine.apply(Direction(candidate.scaled))
         return self._engine.digest()
@@ -209,31 +237,35 @@ class Gate:
     def __init__(self, split: str, settings: TaskSettings):
         self._split, self._settings = split, settings
         self._task: Any = None
+        self._rewards: RewardPool | InPlace | None = None
         self._examples: tuple[Example, ...] = ()
         self._lock = threading.Lock()
 
-    def _open(self) -> None:
+    def _open(self) -> RewardPool | InPlace:
         """Deal the split; by the first call, so that an error reaches the driver as what it is."""
         with self._lock:
-            if self._task is None:
-                task = make_task(**self._settings.task)
-                self._examples = self._settings.examples(task, (self._split,))[self._split]
-                self._task = task
+            if self._rewards is None:
+                self._task = make_task(**self._settings.task)
+                self._examples = self._settings.examples(self._task, (self._split,))[self._split]
+                rewards = rewards_of(self._task, self._settings)
+                rewards.start()
+                self._rewards = rewards
+            return self._rewards
 
     def evaluate(self, scorer: Any, center: Center, candidate: Candidate) -> Evaluation:
         """The candidate's rewards on this actor's split, answered by the leased scorer."""
-        self._open()
+        rewards = self._open()
         begin = time.perf_counter()
         prompts = [self._task.prompt(example) for example in self._examples]
         generations, engine = ray.get(scorer.answer.remote(center, candidate, prompts))
-        return _grade(
-            self._task,
-            self._examples,
+        seconds = time.perf_counter() - begin
+        return evaluation(
+            rewards.grade(self._examples, [generation.text for generation in generations]),
             generations,
             candidate=candidate,
-            center=center,
+            center_digest=center.digest,
             split=self._split,
-            seconds=time.perf_counter() - begin,
+            seconds=seconds,
             engine=engine,
         )
 

@@ -119,7 +119,7 @@ class Child:
 
 
 def _pipe(process: subprocess.Popen[bytes] | None, name: str) -> BinaryIO:
-    pipe = getattr(process, name)
+    pipe = getattr(process, name, None)
     if pipe is None:
         raise ChildError("no child runs")
     return pipe

@@ -104,8 +104,8 @@ def connect(modules: Iterable[str] = ()) -> None:
 
 
 def here() -> NodeAffinitySchedulingStrategy:
-    """Places an actor that needs no engine at the driver, where model and data are known to be:
-    Ray puts what takes no CPU slot on any node."""
+    """Places an actor that needs no engine on the caller's node, where model and data are known to
+    be: Ray puts what takes no CPU slot on any node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 

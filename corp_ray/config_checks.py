@@ -21,6 +21,7 @@ _CHOICES = {
 }
 _LEAST = {
     "task.size": 1,
+    "task.grading_processes": 0,
     "splits.support": 1,
     "splits.validation": 1,
     "splits.gate": 2,
@@ -49,6 +50,7 @@ _RANGES: dict[str, Range] = {
     "consolidation.compatibility": (0.0, math.inf, True, False, "a number from 0 up"),
     "recentering.regression_weight": (0.0, math.inf, True, False, "a number from 0 up"),
     "task.max_error_share": (0.0, 1.0, True, True, "a number in [0, 1]"),
+    "task.grading_limit_s": (0.0, math.inf, False, False, "seconds above 0"),
     "ray.max_set_aside": (0.0, 1.0, True, False, "a number from 0 and below 1"),
     "ray.straggler": (1.0, math.inf, True, True, "a number from 1 up"),
     "ray.hang": (1.0, math.inf, True, True, "a number from 1 up"),

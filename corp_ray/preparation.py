@@ -140,6 +140,8 @@ def prepare(config: Config) -> Prepared:
             config.splits.seed,
             task.version,
             {name: split.digest for name, split in splits.items()},
+            config.task.grading_processes,
+            config.task.grading_limit_s,
         ),
         model_digest=parameters.model_digest(folder),
     )

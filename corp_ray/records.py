@@ -42,12 +42,18 @@ class Grade:
     """What a verifier says of one text: a reward in [0, 1] and how it came about.
 
     `format`: the share in [0, 1] of the asked answer format that the text keeps to, where a task
-    judges that; it never counts as correctness.
+    judges that; it never counts as correctness. `reason`: why a verifier failed.
     """
 
     reward: float
     outcome: str = GRADED
     format: float | None = None
+    reason: str = field(default="", compare=False)
+
+    @classmethod
+    def failed(cls, error: BaseException) -> Grade:
+        """The grade of an answer whose verifier raised."""
+        return cls(0.0, VERIFIER_ERROR, reason=f"{type(error).__name__}: {error}"[:500])
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rewards of one candidate on one split, in the split's order."""
+    """Rewards of one candidate on one split, in the split's order.
+
+    `formats` are the grades' format shares (NaN where the task did not judge one), empty for a
+    task that judges none; `error` is why the verifier failed first, if it did. `seconds` are those
+    of the engine.
+    """
 
     candidate: Candidate
     center_digest: str
@@ -114,6 +125,8 @@ class Evaluation:
     generated_tokens: int
     seconds: float
     engine: str
+    formats: tuple[float, ...] = ()
+    error: str = field(default="", compare=False)
 
     @property
     def mean(self) -> float:

@@ -19,6 +19,7 @@ from corp_ray.records import OUTCOMES, Candidate, Evaluation
 
 FORMAT = b"corp_ray reward table 1"
 HELD_OUT = ("gate", "test")
+_FORMATS = "formats"  # empty for a task that judges none
 SCHEMA = pa.schema(
     [
         ("round", pa.int32()),
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         ("mean_reward", pa.float64()),
         ("rewards", pa.list_(pa.float64())),
         ("outcomes", pa.list_(pa.int8())),
+        (_FORMATS, pa.list_(pa.float64())),
         ("generated_tokens", pa.int64()),
         ("seconds", pa.float64()),
         ("engine", pa.string()),
@@ -103,6 +105,7 @@ def _record(e: Evaluation, identity: Identity) -> dict:
         "mean_reward": e.mean,
         "rewards": list(e.rewards),
         "outcomes": [OUTCOMES.index(outcome) for outcome in e.outcomes],
+        _FORMATS: list(e.formats),
         "generated_tokens": e.generated_tokens,
         "seconds": e.seconds,
         **identity.of(e.split),
@@ -127,6 +130,9 @@ def read_rows(table: pa.Table) -> pa.Table:
     """The table in one piece, in the schema's types; ValueError when it holds anything else."""
     if (table.schema.metadata or {}).get(b"format") != FORMAT:
         raise ValueError("not a part of a reward table of this version")
+    if _FORMATS not in table.schema.names:  # written before grades had them
+        none = pa.array([[]] * len(table), SCHEMA.field(_FORMATS).type)
+        table = table.add_column(SCHEMA.get_field_index(_FORMATS), _FORMATS, none)
     table = table.cast(SCHEMA).combine_chunks()
     empty = [name for name in SCHEMA.names if table[name].null_count]
     if empty:
@@ -154,6 +160,7 @@ class Rows:
         self._amplitudes, amplitude_at = _values(table["amplitudes"])
         self._rewards, self._reward_at = _values(table["rewards"])
         self._outcomes, outcome_at = _values(table["outcomes"])
+        self._formats, self._format_at = _values(table[_FORMATS])
         self.means = _whole(table["mean_reward"]).to_numpy()
         if not np.array_equal(self._term_at, amplitude_at):
             raise ValueError("seeds and amplitudes differ in number")
@@ -171,6 +178,10 @@ class Rows:
         wrong = np.flatnonzero((lengths < 1) | (lengths != np.diff(outcome_at)))
         if wrong.size:
             raise ValueError(f"rewards of {self._name(wrong[0])} are incomplete")
+        judged = np.diff(self._format_at)
+        wrong = np.flatnonzero((judged != 0) & (judged != lengths))
+        if wrong.size:
+            raise ValueError(f"formats of {self._name(wrong[0])} are incomplete")
         codes = self._outcomes
         if codes.size and (codes.min() < 0 or codes.max() >= len(OUTCOMES)):
             raise ValueError(f"outcomes beyond 0..{len(OUTCOMES) - 1}")
@@ -219,6 +230,7 @@ class Rows:
             generated_tokens=numbers["generated_tokens"],
             seconds=numbers["seconds"],
             engine=texts["engine"],
+            formats=tuple(self._formats[self._format_at[row] : self._format_at[row + 1]].tolist()),
         )
 
     def copy_rewards(self, rows: np.ndarray, out_NE: np.ndarray, at: np.ndarray) -> None:

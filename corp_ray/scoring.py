@@ -258,6 +258,7 @@ class Scoring:
                 raise TaskError(
                     f"{evaluation.candidate.id}: the verifier failed on {share:.0%} of "
                     f"{evaluation.split}, task.max_error_share={limit}"
+                    + (f" ({evaluation.error})" if evaluation.error else "")
                 )
 
     def count(self, center: Center, split: str, candidates: Sequence[Candidate]) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -127,3 +128,17 @@ def commit_files(run_directory: Path) -> dict[str, bytes]:
         for path in sorted(commits.rglob("*"))
         if path.is_file()
     }
+
+
+def ended(pid: int, within_s: float = 20.0) -> bool:
+    """Whether a process is gone, or is so soon (a zombie counts)."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False

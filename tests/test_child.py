@@ -11,6 +11,7 @@ import time
 import pytest
 
 from corp_ray.child import Child, ChildError
+from tests import runs
 
 
 @pytest.fixture
@@ -23,19 +24,6 @@ def child():
 def take(replies, found):
     for reply in replies:
         found.append(reply)
-
-
-def gone(pid):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                if file.read().rpartition(")")[2].split()[0] == "Z":
-                    return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_one_child_answers_request_after_request_with_its_setup(child):
@@ -52,7 +40,7 @@ def test_a_hung_or_dead_child_costs_one_request(child, request_, reason):
     pid = child.ask("a", 30)[2]
     with pytest.raises(ChildError, match=reason):
         child.ask(request_, 1)
-    assert gone(pid)
+    assert runs.ended(pid)
     assert child.ask("a", 30)[2] != pid
 
 
@@ -80,7 +68,7 @@ def test_what_a_child_prints_is_no_answer(child):
 def test_what_a_child_started_ends_with_it(child):
     pid = child.ask("leave a process", 30)
     child.close()
-    assert gone(pid)
+    assert runs.ended(pid)
 
 
 def test_a_child_that_cannot_start_says_so():
@@ -98,4 +86,4 @@ def test_an_orphan_ends_itself_even_in_c_code():
     time.sleep(0.5)
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    assert gone(pid)
+    assert runs.ended(pid)

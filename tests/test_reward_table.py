@@ -402,6 +402,32 @@ def test_a_mean_that_is_not_that_of_the_rewards_is_set_aside(folder, caplog):
     assert "mean reward of r0c1" in caplog.text
 
 
+def test_format_shares_come_back_and_a_row_has_all_or_none(folder, caplog):
+    judged = evaluation(1, formats=(1.0, 0.0, 0.25, float("nan"), 1.0))
+    opened(folder).append([evaluation(0), judged])
+    table = opened(folder)
+    none, found = by_id(table.evaluations())
+    assert none.formats == ()
+    assert found.formats[:3] == (1.0, 0.0, 0.25) and np.isnan(found.formats[3])
+    assert found.rewards == judged.rewards
+    (part,) = parts(folder)
+    records = pq.read_table(part).to_pylist()
+    records[1]["formats"] = [1.0]
+    pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), part)
+    opened(folder)
+    assert "formats of r0c1 are incomplete" in caplog.text
+
+
+def test_rows_from_before_there_were_formats_are_read(folder):
+    opened(folder).append([evaluation(0), evaluation(1)])
+    (part,) = parts(folder)
+    old = pq.read_table(part).drop_columns(["formats"])
+    pq.write_table(old, part)
+    table = opened(folder)
+    table.append([evaluation(2, formats=(1.0,) * 5)])
+    assert [len(e.formats) for e in by_id(opened(folder).evaluations())] == [0, 0, 5]
+
+
 def test_rows_take_little_more_memory_than_their_numbers(folder):
     """20,000 x 200 rewards and outcomes are 36 MB; as Python numbers they would be 160 MB."""
     tables.write_table(folder, 20_000, 200, right_or_wrong=False)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from corp_ray.errors import TaskError
-from corp_ray.records import Example, Grade
+from corp_ray.records import GRADED, OUTCOMES, Example, Grade
 
 Messages = list[dict[str, str]]
 
@@ -21,7 +21,9 @@ class Task(Protocol):
     """What a run needs of a task.
 
     `version` names everything beyond the examples that grading depends on; rewards of different
-    versions are never mixed.
+    versions are never mixed. A task may have more: `in_place = True` when `reward` is pure, quick
+    and cannot fail, so that it needs no process of its own; `gold(example)`, a text that must be
+    graded 1, and `wrong(example)`, texts that must be graded 0, for jobs.doctor.
     """
 
     version: str
@@ -55,3 +57,23 @@ def chat(system_prompt: str, question: str) -> Messages:
     """System message (when there is one) and user message."""
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, {"role": "user", "content": question}]
+
+
+def in_place(task: Any) -> bool:
+    """Whether a task's answers are graded beside the engine, not in processes of their own."""
+    return bool(getattr(task, "in_place", False))
+
+
+def grade(task: Task, example: Example, text: str) -> Grade:
+    """`task.reward`, whatever it does: an exception or a reward outside [0, 1] is an outcome."""
+    try:
+        graded = task.reward(example, text)
+        if not 0.0 <= graded.reward <= 1.0:
+            raise ValueError(f"reward {graded.reward!r} is outside [0, 1]")
+        if graded.outcome not in OUTCOMES:
+            raise ValueError(f"outcome {graded.outcome!r} is none of {', '.join(OUTCOMES)}")
+    except Exception as error:  # noqa: BLE001 a verifier may be foreign code: its failure is an outcome
+        return Grade.failed(error)
+    if graded.outcome != GRADED and graded.reward:
+        return Grade(0.0, graded.outcome, graded.format, graded.reason)
+    return graded

@@ -69,8 +69,8 @@ class ReasoningGymTask:
             return Grade(0.0, WRONG_FORMAT)
         try:
             score = float(self._dataset.score_answer(said, example.data))
-        except Exception:  # noqa: BLE001 the verifier is foreign code: its failure is an outcome, not a zero
-            return Grade(0.0, VERIFIER_ERROR)
+        except Exception as error:  # noqa: BLE001 the verifier is foreign code: its failure is an outcome
+            return Grade.failed(error)
         if not 0.0 <= score <= 1.0:
             return Grade(0.0, VERIFIER_ERROR)
         return Grade(score if self._partial_credit else float(score >= 1.0), GRADED)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from corp_ray.errors import TaskError
-from corp_ray.records import GRADED, VERIFIER_ERROR, Example, Grade
+from corp_ray.records import GRADED, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.grading import grade_exact, grade_numeric
 from corp_ray.tasks.sources import read_file
@@ -64,6 +64,7 @@ class RowsTask:
         builtin: dict[str, Grader] = {"exact": grade_exact, "numeric": grade_numeric}
         if grader in builtin:
             self._grade, self.version = builtin[grader], f"rows {grader} 1"
+            self.in_place = True
         else:
             self._grade, source = _function_grader(grader)
             self.version = f"rows {grader} {source}"
@@ -94,5 +95,5 @@ class RowsTask:
     def reward(self, example: Example, text: str) -> Grade:
         try:
             return self._grade(example.answer, text)
-        except Exception:  # noqa: BLE001 a grader may be the user's code: its failure is an outcome, not a zero
-            return Grade(0.0, VERIFIER_ERROR)
+        except Exception as error:  # noqa: BLE001 a grader may be the user's code: its failure is an outcome
+            return Grade.failed(error)

@@ -13,13 +13,18 @@ from corp_ray.tasks.splits import make_splits
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What an actor needs to build the task and its splits by itself, and what must come out."""
+    """What an actor needs to build the task and its splits by itself, and what must come out.
+
+    `processes` (0: as many as suit the machine) and `limit_s` (seconds an answer): how graders work.
+    """
 
     task: dict[str, Any]
     sizes: dict[str, int]
     seed: int
     version: str
     digests: dict[str, str]
+    processes: int = 0
+    limit_s: float = 30.0
 
     def examples(self, task: Any, names: Sequence[str]) -> dict[str, tuple[Example, ...]]:
         """The named splits. TaskError when this node's data or grader is not the driver's."""

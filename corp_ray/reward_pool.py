@@ -1,0 +1,117 @@
+"""Grades answers in child processes, so that a verifier that hangs or crashes costs one answer.
+
+A task that says `in_place` (its grading is pure, quick and cannot fail) is graded where it is asked.
+No Ray here: a grader actor or the gate holds a pool on its node. See docs/method.md, "Rewards and
+splits".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from corp_ray.child import Child, ChildError
+from corp_ray.errors import TaskError
+from corp_ray.records import VERIFIER_ERROR, Example, Grade
+from corp_ray.tasks import grade, in_place
+from corp_ray.tasks.settings import TaskSettings
+
+_MODULE = "corp_ray.reward_child"
+_CHUNK = 32  # answers in one request at most
+_MOST = 8  # children of one pool where nobody says how many
+
+
+def processes_here() -> int:
+    """Children for one engine where nobody says how many: a quarter of the CPUs, from 1 to 8."""
+    return max(1, min((os.cpu_count() or 1) // 4, _MOST))
+
+
+class RewardPool:
+    """`processes` children (0: as many as suit this machine), each with the task of `settings`.
+
+    `limit_s` is what one answer may take. May be used by several threads at once.
+    """
+
+    def __init__(self, settings: dict[str, Any], *, processes: int = 0, limit_s: float = 30.0):
+        self._settings, self._limit_s = settings, limit_s
+        self._processes = processes or processes_here()
+        self._threads = ThreadPoolExecutor(self._processes, thread_name_prefix="grading")
+        self._mine = threading.local()
+        self._children: list[Child] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def start(self) -> str:
+        """Start the first child; the version of its task. Errors: TaskError when it has none."""
+        try:
+            said = self._threads.submit(lambda: self._child().ask(None, self._limit_s)).result()
+        except ChildError as error:
+            raise TaskError(
+                f"the task could not be made in a process of its own: {error}"
+            ) from error
+        if "error" in said:
+            raise TaskError(said["error"])
+        return str(said["version"])
+
+    def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
+        """One grade per answer, in order; the verifier's failures are outcomes."""
+        answers = list(zip(examples, texts, strict=True))
+        size = max(1, min(_CHUNK, -(-len(answers) // (2 * self._processes))))
+        chunks = [answers[start : start + size] for start in range(0, len(answers), size)]
+        return [grade for grades in self._threads.map(self._graded, chunks) for grade in grades]
+
+    def _graded(self, answers: list[tuple[Example, str]]) -> list[Grade]:
+        found: list[Grade] = []
+        while len(found) < len(answers):
+            rest = answers[len(found) :]
+            try:
+                for said in self._child().stream(rest, len(rest), self._limit_s):
+                    found.append(Grade(*said))
+            except ChildError as error:
+                if self._closed:
+                    raise
+                found.append(Grade(0.0, VERIFIER_ERROR, reason=str(error)))
+        return found
+
+    def _child(self) -> Child:
+        """The child of this thread."""
+        child: Child | None = getattr(self._mine, "child", None)
+        if child is None:
+            child = self._mine.child = Child(_MODULE, self._settings)
+            with self._lock:
+                self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """End the children; what they still grade counts as their failure."""
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for child in self._children:
+                child.close()
+
+
+class InPlace:
+    """What `RewardPool` does, in the calling thread: for a task whose grading cannot go wrong."""
+
+    def __init__(self, task: Any):
+        self._task = task
+
+    def start(self) -> str:
+        return str(self._task.version)
+
+    def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
+        return [grade(self._task, e, text) for e, text in zip(examples, texts, strict=True)]
+
+    def close(self) -> None:
+        pass
+
+
+def rewards_of(task: Any, settings: TaskSettings) -> RewardPool | InPlace:
+    """What grades a task's answers in the way that the task asks for."""
+    if in_place(task):
+        return InPlace(task)
+    return RewardPool(settings.task, processes=settings.processes, limit_s=settings.limit_s)

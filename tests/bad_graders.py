@@ -1,0 +1,37 @@
+"""A task whose grader does what a grader must not: hangs, crashes, raises, rewards too much."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from corp_ray.records import Example
+
+
+def naughty(answer: str, text: str) -> float:
+    match text:
+        case "hang":
+            time.sleep(3600)
+        case "hang in C":
+            9**9**9
+        case "crash":
+            os._exit(1)
+        case "recurse":
+            sys.setrecursionlimit(10**9)
+            return naughty(answer, "deeper ") + eval("(" * 100_000)
+        case "raise":
+            raise RuntimeError("broken")
+        case "exit":
+            raise SystemExit(0)
+        case "too much":
+            return 1.5
+        case "not a number":
+            return float("nan")
+        case "shout":
+            sys.stdout.write("[1.0]\n")
+            os.write(1, b"[1.0]\n")
+    return float(text == answer)
+
+
+EXAMPLES = [Example(str(n), f"say {n}", str(n)) for n in range(200)]

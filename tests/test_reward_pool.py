@@ -1,0 +1,96 @@
+"""A verifier that hangs or crashes costs its answer, in order, and no other's."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from corp_ray.errors import TaskError
+from corp_ray.records import GRADED, VERIFIER_ERROR, Grade
+from corp_ray.reward_pool import InPlace, RewardPool, rewards_of
+from corp_ray.tasks import make_task
+from corp_ray.tasks.settings import TaskSettings
+from tests import runs
+from tests.bad_graders import EXAMPLES
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = runs.task_file(tmp_path / "task.jsonl", 20)
+    return {"kind": "rows", "path": str(path), "grader": "tests.bad_graders:naughty"}
+
+
+@pytest.fixture
+def pool(settings):
+    made = []
+
+    def make(**options):
+        made.append(RewardPool(settings, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+BAD = {
+    "hang": "no answer within 1 s",
+    "hang in C": "no answer within 1 s",
+    "crash": "died",
+    "exit": "died",
+    "raise": "RuntimeError: broken",
+    "too much": "reward 1.5 is outside [0, 1]",
+    "not a number": "reward nan is outside [0, 1]",
+}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_each_bad_grading_is_a_verifier_error_and_all_others_are_graded(pool, processes):
+    texts = [example.answer for example in EXAMPLES]
+    texts[3::20] = ["wrong"] * len(texts[3::20])
+    bad = dict(zip((0, 50, 51, 99, 100, 150, 199), BAD, strict=True))
+    for place, text in bad.items():
+        texts[place] = text
+    grades = pool(processes=processes, limit_s=1.0).grade(EXAMPLES, texts)
+    assert len(grades) == len(EXAMPLES)
+    for place, grade in enumerate(grades):
+        if place in bad:
+            assert (grade.reward, grade.outcome) == (0.0, VERIFIER_ERROR), place
+            assert BAD[bad[place]] in grade.reason
+        else:
+            assert grade == Grade(float(place % 20 != 3), GRADED), place
+
+
+def test_what_a_grader_prints_is_not_taken_for_a_grade(pool):
+    texts = ["shout", EXAMPLES[1].answer, "shout"]
+    grades = pool(processes=1).grade(EXAMPLES[:3], texts)
+    assert [grade.reward for grade in grades] == [0.0, 1.0, 0.0]
+
+
+def test_a_pool_says_the_version_of_its_task_or_why_there_is_none(pool, settings):
+    assert pool().start() == make_task(**settings).version
+    with pytest.raises(TaskError, match="expected exact, numeric or module:function"):
+        RewardPool(settings | {"grader": "tests.bad_graders:absent"}).start()
+
+
+def test_only_what_is_pure_and_quick_is_graded_in_place(settings):
+    for grader, kind in (("numeric", InPlace), ("tests.bad_graders:naughty", RewardPool)):
+        task = make_task(**settings | {"grader": grader})
+        rewards = rewards_of(task, TaskSettings(settings, {}, 0, task.version, {}))
+        assert type(rewards) is kind
+        assert rewards.grade(EXAMPLES[:2], ["0", "7"]) == [Grade(1.0), Grade(0.0)]
+        rewards.close()
+
+
+def test_a_pool_that_is_closed_ends_its_children_and_starts_no_more(pool):
+    one = pool(processes=1, limit_s=60.0)
+    one.grade(EXAMPLES[:1], ["0"])
+    (child,) = one._children
+    pid = child._process.pid
+    waiting = one._threads.submit(one._graded, [(EXAMPLES[0], "hang"), (EXAMPLES[1], "1")])
+    time.sleep(0.5)
+    one.close()
+    assert waiting.exception(timeout=30) is not None
+    assert child._process is None
+    assert runs.ended(pid)
