@@ -35,3 +35,23 @@ def naughty(answer: str, text: str) -> float:
 
 
 EXAMPLES = [Example(str(n), f"say {n}", str(n)) for n in range(200)]
+
+
+def patient(answer: str, text: str) -> float:
+    """Waits until the file that the answer names is there, and notes that it did."""
+    with open(answer + ".graded", "a") as journal:
+        journal.write(f"{os.getpid()}\n")
+    while not os.path.exists(answer):
+        time.sleep(0.02)
+    return 1.0
+
+
+def unbearable(answer: str) -> bool:
+    return int(answer) % 60 == 7
+
+
+def crashing(answer: str, text: str) -> float:
+    """The number, but for a few answers that it cannot bear."""
+    if unbearable(answer):
+        os._exit(1)
+    return float(text.strip() == answer)
