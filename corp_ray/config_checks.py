@@ -51,6 +51,7 @@ _RANGES: dict[str, Range] = {
     "recentering.regression_weight": (0.0, math.inf, True, False, "a number from 0 up"),
     "task.max_error_share": (0.0, 1.0, True, True, "a number in [0, 1]"),
     "task.grading_limit_s": (0.0, math.inf, False, False, "seconds above 0"),
+    "doctor.tokens_per_s": (0.0, math.inf, False, False, "a number above 0"),
     "ray.max_set_aside": (0.0, 1.0, True, False, "a number from 0 and below 1"),
     "ray.straggler": (1.0, math.inf, True, True, "a number from 1 up"),
     "ray.hang": (1.0, math.inf, True, True, "a number from 1 up"),

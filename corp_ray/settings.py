@@ -143,6 +143,11 @@ class EvaluateConfig:
 
 
 @dataclass
+class DoctorConfig:
+    tokens_per_s: float = 2000.0  # jobs/doctor: what one engine writes, for an estimate of time
+
+
+@dataclass
 class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,3 +163,4 @@ class Config:
     ray: RayConfig = field(default_factory=RayConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)

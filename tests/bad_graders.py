@@ -47,7 +47,7 @@ def patient(answer: str, text: str) -> float:
 
 
 def unbearable(answer: str) -> bool:
-    return int(answer) % 60 == 7
+    return int(answer) % 120 == 7
 
 
 def crashing(answer: str, text: str) -> float:
