@@ -31,7 +31,9 @@ _FREE = (
     "engine.threads",
     "engine.pristine",
     "ray.",
+    "doctor.",
     "score.",
+    "task.grading_processes",
     "evaluate.",
 )
 _MOVING = "moving"
