@@ -112,12 +112,12 @@ class Scorer:
             self._task = make_task(**self._task_settings.task)
             name = (context.get_actor_name() or "scorer").replace("/scorer/", "/grader/")
             self._grading = Grading(self._task, self._task_settings, name)
-            described, _ = await asyncio.gather(
+            described, said = await asyncio.gather(
                 self._on_thread(self._prepare, center), self._grading.start()
             )
         except CorpError as error:
             return Ready(context.get_node_id(), error=error)
-        return Ready(context.get_node_id(), described, tuple(self._warnings.lines))
+        return Ready(context.get_node_id(), described, (*self._warnings.lines, *said))
 
     def _prepare(self, center: Center) -> str:
         self._examples = self._task_settings.examples(self._task, ("support", "validation"))

@@ -34,13 +34,12 @@ class Grader:
             settings.task, processes=settings.processes, limit_s=settings.limit_s
         )
 
-    def start(self) -> CorpError | None:
-        """Why the task cannot be graded on this node, if it cannot."""
+    def start(self) -> list[str] | CorpError:
+        """What the task has to say on this node, or why it cannot be graded there."""
         try:
-            self._pool.start()
+            return self._pool.start()
         except CorpError as error:
             return error
-        return None
 
     def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         return self._pool.grade(examples, texts)
@@ -57,12 +56,14 @@ class Grading:
         self._here = rewards_of(task, settings) if in_place(task) else None
         self._actor: Any = None
 
-    async def start(self) -> None:
-        """Errors: TaskError when the task cannot be made in the grader."""
-        if self._here is None:
-            error = await self._call("start")
-            if error is not None:
-                raise error
+    async def start(self) -> list[str]:
+        """What the task has to say. Errors: TaskError when it cannot be made in the grader."""
+        if self._here is not None:
+            return self._here.start()
+        said = await self._call("start")
+        if isinstance(said, CorpError):
+            raise said
+        return list(said)
 
     async def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         """One grade per answer. Errors: EngineError when the grader is lost again and again."""

@@ -11,14 +11,14 @@ from typing import Any
 from corp_ray.child import serve
 from corp_ray.errors import CorpError
 from corp_ray.records import Example
-from corp_ray.tasks import grade, make_task
+from corp_ray.tasks import grade, make_task, notes
 
 Answers = Sequence[tuple[Example, str]]
 
 
 def answers_to(settings: dict[str, Any]) -> Callable[[Answers | None], Iterator[Any]]:
-    """What `serve` calls: None is asked first and answered with the task's version (or why there
-    is none), then each batch of answers with a grade for each."""
+    """What `serve` calls: None is asked first and answered with the task's version and notes (or
+    why there is none), then each batch of answers with a grade for each."""
     task: Any = None
     error = ""
     try:
@@ -28,7 +28,11 @@ def answers_to(settings: dict[str, Any]) -> Callable[[Answers | None], Iterator[
 
     def answer(request: Answers | None) -> Iterator[Any]:
         if request is None:
-            yield {"version": task.version} if task is not None else {"error": error}
+            yield (
+                {"error": error}
+                if task is None
+                else {"version": task.version, "notes": notes(task)}
+            )
             return
         for example, text in request:
             graded = grade(task, example, text)

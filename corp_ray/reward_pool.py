@@ -16,7 +16,7 @@ from typing import Any
 from corp_ray.child import Child, ChildError
 from corp_ray.errors import TaskError
 from corp_ray.records import VERIFIER_ERROR, Example, Grade
-from corp_ray.tasks import grade, in_place
+from corp_ray.tasks import grade, in_place, notes
 from corp_ray.tasks.settings import TaskSettings
 
 _MODULE = "corp_ray.reward_child"
@@ -44,8 +44,8 @@ class RewardPool:
         self._lock = threading.Lock()
         self._closed = False
 
-    def start(self) -> str:
-        """Start the first child; the version of its task. Errors: TaskError when it has none."""
+    def start(self) -> list[str]:
+        """Start the first child; what its task has to say. Errors: TaskError when there is none."""
         try:
             said = self._threads.submit(lambda: self._child().ask(None, self._limit_s)).result()
         except ChildError as error:
@@ -54,7 +54,7 @@ class RewardPool:
             ) from error
         if "error" in said:
             raise TaskError(said["error"])
-        return str(said["version"])
+        return list(said["notes"])
 
     def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         """One grade per answer, in order; the verifier's failures are outcomes."""
@@ -100,8 +100,8 @@ class InPlace:
     def __init__(self, task: Any):
         self._task = task
 
-    def start(self) -> str:
-        return str(self._task.version)
+    def start(self) -> list[str]:
+        return notes(self._task)
 
     def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         return [grade(self._task, e, text) for e, text in zip(examples, texts, strict=True)]

@@ -22,8 +22,9 @@ class Task(Protocol):
 
     `version` names everything beyond the examples that grading depends on; rewards of different
     versions are never mixed. A task may have more: `in_place = True` when `reward` is pure, quick
-    and cannot fail, so that it needs no process of its own; `gold(example)`, a text that must be
-    graded 1, and `wrong(example)`, texts that must be graded 0, for jobs.doctor.
+    and cannot fail, so that it needs no process of its own; `notes()`, lines for people on how it
+    grades on this machine; `gold(example)`, a text that must be graded 1, and `wrong(example)`,
+    texts that must be graded 0, for jobs.doctor.
     """
 
     version: str
@@ -62,6 +63,11 @@ def chat(system_prompt: str, question: str) -> Messages:
 def in_place(task: Any) -> bool:
     """Whether a task's answers are graded beside the engine, not in processes of their own."""
     return bool(getattr(task, "in_place", False))
+
+
+def notes(task: Any) -> list[str]:
+    """What a task has to say of how it grades on this machine."""
+    return list(task.notes()) if hasattr(task, "notes") else []
 
 
 def grade(task: Task, example: Example, text: str) -> Grade:
