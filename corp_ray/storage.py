@@ -169,6 +169,7 @@ class Storage:
         Who finds `last` there finds everything. What an interrupted upload left is replaced.
         """
         target = self / name
+        target.remove(last)  # first: half of what was there would look complete
         target.remove_tree()
         paths = sorted(path for path in source.rglob("*") if path.is_file())
         for path in sorted(paths, key=lambda path: path == source / last):

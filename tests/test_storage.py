@@ -145,6 +145,23 @@ def test_an_upload_replaces_what_was_half_there_and_comes_back_equal(place, tmp_
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "folder") == ["back", "source"]
 
 
+def test_an_upload_cut_while_it_removes_what_was_there_does_not_look_complete(
+    place, tmp_path, monkeypatch
+):
+    storage = place[1]
+    source = folder_of(tmp_path / "source", a="1", recipe="{}")
+    storage.make()
+    storage.upload(source, "m", "recipe")
+
+    def cut(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage._files, "remove_tree", cut)
+    with pytest.raises(KeyboardInterrupt):
+        storage.upload(source, "m", "recipe")
+    assert (storage / "m").names() == ["a"]
+
+
 def killed_writer(kind, place, more, after_s):
     code = WRITER.format(kind=kind, place=place, size=SIZE, more=more)
     process = subprocess.Popen(

@@ -107,7 +107,9 @@ def test_a_node_without_the_model_is_named_and_the_run_goes_on_without_it(
     bare = cluster.start_node(num_cpus=4, without=model)
     place = f"run.directory={tmp_path}"
     try:
-        ran = driver(cluster, source, config, place, "ray.engines=0")
+        # So slow that the node's engine has its say before the run ends without it.
+        slow = "engine.options.delay_s=1.0"
+        ran = driver(cluster, source, config, place, slow, "ray.engines=0")
         # Nodes that have the model are too small for an engine of three threads.
         nowhere = f"run.directory={tmp_path}/nowhere"
         refused = driver(cluster, source, config, nowhere, "engine.threads=3", "ray.engines=0")
