@@ -36,6 +36,8 @@ class Task(Protocol):
 _KINDS = {
     "reasoning_gym": ("corp_ray.tasks.reasoning_gym", "ReasoningGymTask"),
     "rows": ("corp_ray.tasks.rows", "RowsTask"),
+    "countdown": ("corp_ray.tasks.countdown", "CountdownTask"),
+    "rocstories": ("corp_ray.tasks.rocstories", "ROCStoriesTask"),
 }
 
 
