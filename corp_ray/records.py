@@ -42,12 +42,13 @@ class Grade:
     """What a verifier says of one text: a reward in [0, 1] and how it came about.
 
     `format`: the share in [0, 1] of the asked answer format that the text keeps to, where a task
-    judges that; it never counts as correctness.
+    judges that; it never counts as correctness. `reason`: why a verifier failed.
     """
 
     reward: float
     outcome: str = GRADED
     format: float | None = None
+    reason: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

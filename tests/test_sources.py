@@ -209,6 +209,7 @@ ASK = """
 import json, sys
 from corp_ray.errors import TaskError
 from corp_ray.tasks import hub
+from corp_ray.tasks.settings import portable
 from corp_ray.tasks.sources import Upstream, read_rows
 
 def answer(function, *arguments, **settings):
@@ -222,6 +223,8 @@ upstream = Upstream("owner/rows", subset="main")
 for name, settings in json.loads(sys.argv[1]):
     if name == "pinned":
         print(json.dumps(answer(hub.pinned, settings)))
+    elif name == "portable":
+        print(json.dumps(portable(settings)))
     else:
         print(json.dumps(answer(read_rows, upstream, **settings)))
 """
@@ -262,9 +265,10 @@ def test_a_dataset_is_read_from_a_hub_and_its_commit_is_known(published, tmp_pat
         ["rows", {}],
         ["rows", {"dataset": f"owner/rows@{commit}", "split": "test", "subset": "main"}],
         ["rows", {"split": "train+test"}],
+        ["portable", {"kind": "countdown", "path": "", "dataset": "owner/rows"}],
     ]
-    pinned, train, test, both = ask(tmp_path / "home", first, HF_ENDPOINT=published)
-    assert pinned == f"owner/rows@{commit}"
+    pinned, train, test, both, settings = ask(tmp_path / "home", first, HF_ENDPOINT=published)
+    assert pinned == settings["dataset"] == f"owner/rows@{commit}"
     assert [row for _, row in train] == ROWS
     assert [row for _, row in test] == ROWS[:1]
     assert [row for _, row in both] == [*ROWS, ROWS[0]]

@@ -32,6 +32,7 @@ def pinned(dataset: str) -> str:
     name, revision = _parts(dataset)
     if _COMMIT.fullmatch(revision):
         return dataset
+    _package()  # or else the hub would be asked in vain
     try:
         commit = HfApi().dataset_info(name, revision=revision or None, timeout=30).sha
     except RepositoryNotFoundError as error:  # also for one that is gated or private
