@@ -4,6 +4,7 @@ read, or fits twice, is one line that names the setting or the file."""
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from corp_ray.errors import TaskError
-from corp_ray.tasks import hub, make_task
+from corp_ray.settings import FAMILIES
+from corp_ray.tasks import hub, kinds, make_task, published
 from corp_ray.tasks.sources import Upstream, read_file, read_rows
 from tests import hub_server, runs
 
@@ -145,6 +147,18 @@ def test_a_file_with_a_name_of_its_own_is_the_one_there_is(tmp_path):
     assert rows(tmp_path, split="train") == ROWS[:1]
 
 
+def test_of_a_published_split_with_several_parts_a_folder_gives_what_it_has(tmp_path):
+    upstream = Upstream("o/mbpp", split="train+validation+test", folder="mbpp")
+    read = lambda **s: [r for _, r in read_rows(upstream, path=str(tmp_path), **s)]  # noqa: E731
+    write(tmp_path / "mbpp/mbpp.jsonl")
+    assert read() == ROWS  # once, not once a part
+    (tmp_path / "mbpp/mbpp.jsonl").unlink()
+    write(tmp_path / "mbpp/test.parquet", ROWS[1:])
+    write(tmp_path / "mbpp/train.parquet", ROWS[:1])
+    assert read() == ROWS
+    assert "'validation'" in refusal(tmp_path, upstream, split="train+validation")
+
+
 def test_shards_are_one_file_and_a_missing_one_is_noticed(tmp_path):
     write(tmp_path / "main/train-00001-of-00002.parquet", ROWS[1:])
     write(tmp_path / "main/test-00000-of-00001.parquet", ROWS)
@@ -167,6 +181,10 @@ def test_what_save_to_disk_writes_is_read_without_the_package(tmp_path):
     found = list(read_rows(upstream, path=str(tmp_path), split="train+test"))
     assert [row for _, row in found] == [ROWS[0], *ROWS]
     assert "'dev'" in refusal(tmp_path, upstream, split="dev")
+    alone = datasets.Dataset.from_list(ROWS, split="test")
+    alone.save_to_disk(tmp_path / "alone")
+    assert [row for _, row in read_rows(upstream, path=f"{tmp_path}/alone", split="test")] == ROWS
+    assert "'train'" in refusal(tmp_path / "alone", upstream, split="train")
     (tmp_path / "mbpp_full/train/state.json").write_text("{}")
     assert "mbpp_full" in refusal(tmp_path, upstream, split="train")
 
@@ -245,7 +263,7 @@ def ask(home, questions, **environment):
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
+def served(tmp_path_factory):
     """A hub with one data set of two splits: its address."""
     pytest.importorskip("datasets")
     folder = tmp_path_factory.mktemp("hub") / "repository"
@@ -258,7 +276,7 @@ def published(tmp_path_factory):
         yield address
 
 
-def test_a_dataset_is_read_from_a_hub_and_its_commit_is_known(published, tmp_path):
+def test_a_dataset_is_read_from_a_hub_and_its_commit_is_known(served, tmp_path):
     commit = hub_server.COMMIT
     first = [
         ["pinned", "owner/rows"],
@@ -267,7 +285,7 @@ def test_a_dataset_is_read_from_a_hub_and_its_commit_is_known(published, tmp_pat
         ["rows", {"split": "train+test"}],
         ["portable", {"kind": "countdown", "path": "", "dataset": "owner/rows"}],
     ]
-    pinned, train, test, both, settings = ask(tmp_path / "home", first, HF_ENDPOINT=published)
+    pinned, train, test, both, settings = ask(tmp_path / "home", first, HF_ENDPOINT=served)
     assert pinned == settings["dataset"] == f"owner/rows@{commit}"
     assert [row for _, row in train] == ROWS
     assert [row for _, row in test] == ROWS[:1]
@@ -291,7 +309,7 @@ def test_a_dataset_is_read_from_a_hub_and_its_commit_is_known(published, tmp_pat
     assert "\n" not in found[5]
 
 
-def test_what_a_hub_does_not_have_is_one_line(published, tmp_path):
+def test_what_a_hub_does_not_have_is_one_line(served, tmp_path):
     questions = [
         ["pinned", "owner/none"],
         ["pinned", "owner/rows@v9"],
@@ -300,7 +318,7 @@ def test_what_a_hub_does_not_have_is_one_line(published, tmp_path):
         ["rows", {"subset": "none"}],
         ["rows", {"split": "none"}],
     ]
-    found = ask(tmp_path / "home", questions, HF_ENDPOINT=published)
+    found = ask(tmp_path / "home", questions, HF_ENDPOINT=served)
     names = ["'owner/none'", "'v9'", "'owner/none'", "'v9'", "task.subset='none'", "'none'"]
     for line, name in zip(found, names, strict=True):
         assert line.startswith("TaskError task.dataset='owner/"), line
@@ -315,3 +333,17 @@ def test_real_rows_come_out_whole():
     assert len(found) == 974
     assert {"text", "code", "test_list"} <= set(found[-1][1])
     assert len(make_task("rows", path=str(DATA / "gsm8k_test.jsonl")).examples()) == 400
+
+
+@pytest.mark.parametrize("kind", sorted(set(FAMILIES) & set(kinds())))
+def test_every_family_says_where_its_rows_are_published(kind):
+    upstream = published(kind)
+    assert re.fullmatch(r"[\w-]+/[\w.-]+", upstream.dataset)
+    assert upstream.folder
+    assert upstream.split
+    with pytest.raises(TaskError, match="no-such-folder"):
+        make_task(kind, path="no-such-folder").examples()
+
+
+def test_other_kinds_have_no_published_rows():
+    assert [published(kind) for kind in ("rows", "reasoning_gym", "python_file")] == [None] * 3

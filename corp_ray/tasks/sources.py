@@ -57,9 +57,8 @@ def read_rows(
         raise TaskError(f"task.dataset={dataset!r}: not beside task.path={path!r}, name one")
     place = Path(path).expanduser()
     if place.is_dir():
-        for part in (split or upstream.split).split("+"):
-            for file in _files(place, upstream, subset, part.strip(), stated=bool(split)):
-                yield from read_file(file)
+        for file in _chosen(place, upstream, subset, split):
+            yield from read_file(file)
         return
     if subset or split:
         name, value = ("split", split) if split else ("subset", subset)
@@ -67,32 +66,37 @@ def read_rows(
     yield from read_file(place)
 
 
-def _files(
-    folder: Path, upstream: Upstream, subset: str, split: str, *, stated: bool
-) -> list[Path]:
-    """The file of a split, or the shards of it in order. `stated`: the user chose the split."""
+def _chosen(folder: Path, upstream: Upstream, subset: str, split: str) -> list[Path]:
+    """The files of a folder in their order. A split that the user chose must be there whole, of
+    the published one what is there."""
+    home = _home(folder, upstream, subset)
+    found: list[Path] = []
+    for part in (split or upstream.split).split("+"):
+        files = _files(home, part.strip(), stated=bool(split))
+        if split and not files:
+            raise _nothing(home, part.strip())
+        found += [file for file in files if file not in found]
+    if not found:
+        raise _nothing(home, upstream.split)
+    return found
+
+
+def _files(home: Path, split: str, *, stated: bool) -> list[Path]:
+    """The file of a split, or its shards in order; empty when there is none."""
     if not re.fullmatch(r"[\w.-]+", split):
         raise TaskError(f"task.split={split!r}: expected names joined by '+' for a folder")
-    home = _home(folder, upstream, subset)
-    saved = _saved(home, split)
-    if saved:
-        return saved
-    files = sorted(p for p in home.iterdir() if p.is_file() and p.name.endswith(ENDINGS))
-    names = ", ".join(p.name for p in files) or "no file of rows"
+    if (home / "dataset_dict.json").is_file() or (home / "state.json").is_file():
+        return _saved(home, split)
+    files = _rows(home)
     named = [p for p in files if _split_of(p) == split]
-    unnamed = [p for p in files if not _split_of(p)]
-    fitting = named if stated else named + unnamed
-    if not fitting:
-        hint = "; a file without a split in its name is taken whole, without task.split"
-        raise TaskError(
-            f"task.path={str(home)!r}: no file for task.split={split!r} ({names})"
-            + (hint if unnamed else "")
-        )
-    shards = [_SHARD.fullmatch(_stem(p)) for p in fitting]
-    if all(shards) and len({(s[1], s[2]) for s in shards if s}) == 1:
+    fitting = named if stated else [*named, *(p for p in files if not _split_of(p))]
+    shards = [_SHARD.fullmatch(p.name.partition(".")[0]) for p in fitting]
+    if fitting and all(shards) and len({(s[1], s[2]) for s in shards if s}) == 1:
         wanted = int(shards[0][2]) if shards[0] else 0
         if len(fitting) != wanted:
-            raise TaskError(f"task.path={str(home)!r}: {len(fitting)} of {wanted} shards ({names})")
+            raise TaskError(
+                f"task.path={str(home)!r}: {len(fitting)} of {wanted} shards of {split}"
+            )
         return fitting
     if len(fitting) > 1:
         raise TaskError(
@@ -101,6 +105,20 @@ def _files(
             + ("" if stated or not named else f", or set task.split={split}")
         )
     return fitting
+
+
+def _nothing(home: Path, split: str) -> TaskError:
+    files = _rows(home)
+    names = ", ".join(p.name for p in files) or "no file of rows"
+    hint = "; a file without a split in its name is taken whole, without task.split"
+    return TaskError(
+        f"task.path={str(home)!r}: nothing for task.split={split!r} ({names})"
+        + ("" if all(map(_split_of, files)) else hint)
+    )
+
+
+def _rows(home: Path) -> list[Path]:
+    return sorted(p for p in home.iterdir() if p.is_file() and p.name.endswith(ENDINGS))
 
 
 def _home(folder: Path, upstream: Upstream, subset: str) -> Path:
@@ -118,21 +136,19 @@ def _home(folder: Path, upstream: Upstream, subset: str) -> Path:
         home = home / subset
     elif upstream.subset and (home / upstream.subset).is_dir():
         home = home / upstream.subset
-    holds = any(p.is_file() and p.name.endswith(ENDINGS) for p in home.iterdir())
-    return home / "data" if not holds and (home / "data").is_dir() else home
+    return home / "data" if not _rows(home) and (home / "data").is_dir() else home
 
 
 def _saved(home: Path, split: str) -> list[Path]:
-    """The Arrow files of a split that `save_to_disk` wrote; empty when that is not what it is."""
+    """The Arrow files of a split that `save_to_disk` wrote; empty when it has no such split."""
     try:
         if (home / "dataset_dict.json").is_file():
-            known = json.loads((home / "dataset_dict.json").read_text("utf-8"))["splits"]
-            if split not in known:
-                raise TaskError(f"task.split={split!r}: {str(home)!r} has {', '.join(known)}")
+            if split not in json.loads((home / "dataset_dict.json").read_text("utf-8"))["splits"]:
+                return []
             home = home / split
-        if not (home / "state.json").is_file():
-            return []
         state = json.loads((home / "state.json").read_text("utf-8"))
+        if state.get("_split") not in (None, split):  # one split that was saved alone
+            return []
         return [home / entry["filename"] for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TaskError(f"task.path={str(home)!r}: a broken saved data set ({error!r})") from error
@@ -141,10 +157,6 @@ def _saved(home: Path, split: str) -> list[Path]:
 def _plain(name: str) -> str:
     """ "math-500" and "math500" are one folder, and so are "mbpp" and "mbpp_full"."""
     return name.lower().partition("_")[0].replace("-", "")
-
-
-def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
 
 
 def _split_of(path: Path) -> str:
