@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from corp_ray.config_checks import problems
+from corp_ray.config_checks import problems, task_kind
 from corp_ray.errors import ConfigError
 from corp_ray.settings import FAMILIES, Config, TaskConfig
 
@@ -109,10 +109,13 @@ def to_yaml(config: Config) -> str:
 
 def task_settings(task: TaskConfig) -> dict[str, Any]:
     """The arguments of `tasks.make_task` for this configuration."""
-    if task.kind == "reasoning_gym":
-        names = "kind dataset arguments size seed answer partial_credit system_prompt"
-    elif task.kind in FAMILIES:
-        names = "kind path dataset subset split system_prompt"
+    kind = task_kind(task)
+    if kind == "reasoning_gym":
+        names = "dataset arguments size seed answer partial_credit system_prompt"
+    elif kind == "python_file":
+        names = "path arguments system_prompt"
+    elif kind in FAMILIES:
+        names = "path dataset subset split system_prompt"
     else:
-        names = "kind path question_field answer_field answer_pattern grader system_prompt"
-    return {name: getattr(task, name) for name in names.split()}
+        names = "path question_field answer_field answer_pattern grader system_prompt"
+    return {"kind": kind} | {name: getattr(task, name) for name in names.split()}

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from corp_ray.settings import FAMILIES, Config
+from corp_ray.settings import FAMILIES, Config, TaskConfig
 
 Problem = tuple[str, Any, str]  # field, value, what would be right
 
 _CHOICES = {
     "model.dtype": ("bfloat16", "float16", "float32"),
     "model.chat_template": ("auto", "always", "never"),
-    "task.kind": ("reasoning_gym", "rows", *FAMILIES),
+    "task.kind": ("auto", "reasoning_gym", "rows", *FAMILIES),
     "task.answer": ("text", "last_number"),
     "engine.device": ("auto", "cpu", "cuda"),
     "engine.pristine": ("auto", "device", "host", "disk"),
@@ -69,6 +69,15 @@ _GRIDS: dict[str, Range] = {
 _PATTERNS = ("perturb.include", "perturb.exclude", "task.answer_pattern")
 
 
+def task_kind(task: TaskConfig) -> str:
+    """The kind of task that a configuration means: one of `tasks.kinds()`."""
+    if task.path.endswith(".py"):
+        return "python_file"
+    if task.kind != "auto":
+        return task.kind
+    return "rows" if task.path else "reasoning_gym"
+
+
 def _value(config: Config, name: str) -> Any:
     section, key = name.split(".")
     return getattr(getattr(config, section), key)
@@ -116,9 +125,7 @@ def _texts(config: Config) -> Iterator[Problem]:
         yield "run.seed", config.run.seed, "an integer from 0 to 2^63 - 1"
     if not config.model.path:
         yield "model.path", config.model.path, "a Hugging Face folder or id"
-    required = {"reasoning_gym": "dataset", "rows": "path"}.get(config.task.kind)
-    if required and not getattr(config.task, required):
-        yield f"task.{required}", "", f"needed by task.kind={config.task.kind}"
+    yield from _task(config.task)
     for name in ("engine.kind", "engine.judge"):
         kind = _value(config, name)
         if (
@@ -139,3 +146,13 @@ def _texts(config: Config) -> Iterator[Problem]:
                 continue
             if name == "task.answer_pattern" and pattern and groups != 1:
                 yield name, pattern, "a regular expression with one group"
+
+
+def _task(task: TaskConfig) -> Iterator[Problem]:
+    kind = task_kind(task)
+    required = {"reasoning_gym": "dataset", "rows": "path"}.get(kind)
+    if required and not getattr(task, required):
+        instead = ", or a task.path" if task.kind == "auto" else ""
+        yield f"task.{required}", "", f"needed by task.kind={kind}{instead}"
+    if task.kind == "auto" and kind == "rows" and task.dataset:
+        yield "task.kind", task.kind, "a kind, where both task.path and task.dataset are set"

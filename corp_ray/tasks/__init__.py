@@ -39,6 +39,9 @@ class Task(Protocol):
 _KINDS = {
     "reasoning_gym": ("corp_ray.tasks.reasoning_gym", "ReasoningGymTask"),
     "rows": ("corp_ray.tasks.rows", "RowsTask"),
+    "python_file": ("corp_ray.tasks.python_file", "PythonFileTask"),
+    "countdown": ("corp_ray.tasks.countdown", "CountdownTask"),
+    "rocstories": ("corp_ray.tasks.rocstories", "ROCStoriesTask"),
 }
 
 
@@ -52,6 +55,14 @@ def make_task(kind: str, **settings: Any) -> Task:
         raise TaskError(f"task.kind={kind!r}: expected one of {', '.join(_KINDS)}")
     module, name = _KINDS[kind]
     return getattr(importlib.import_module(module), name)(**settings)
+
+
+def published(kind: str) -> Any:
+    """Where the rows of a kind are published (a `sources.Upstream`), or None for other kinds: the
+    class's `upstream`, or its module's `UPSTREAM`."""
+    module, name = _KINDS[kind]
+    found = importlib.import_module(module)
+    return getattr(getattr(found, name), "upstream", getattr(found, "UPSTREAM", None))
 
 
 def chat(system_prompt: str, question: str) -> Messages:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from corp_ray.errors import TaskError
 from corp_ray.records import Example
+from corp_ray.tasks import hub, kinds, published
+from corp_ray.tasks.python_source import read_source
 from corp_ray.tasks.splits import make_splits
 
 
@@ -39,3 +42,20 @@ class TaskSettings:
                     f"a node's {name} split differs from the driver's: other data there"
                 )
         return {name: splits[name].examples for name in names}
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `make_task` that mean the same task in every process of a run.
+
+    A path becomes absolute, a Python file comes with its text, a Hugging Face dataset with its
+    commit. Errors: TaskError for a file that cannot be read, a dataset that is not there.
+    """
+    found = dict(settings)
+    if found.get("path"):
+        found["path"] = str(Path(found["path"]).expanduser().resolve())
+    if found["kind"] == "python_file":
+        found["source"] = read_source(found["path"])
+    upstream = published(found["kind"]) if found["kind"] in kinds() else None
+    if upstream is not None and not found["path"]:
+        found["dataset"] = hub.pinned(found["dataset"] or upstream.dataset)
+    return found

@@ -40,8 +40,15 @@ def make_splits(task: Task, sizes: Mapping[str, int], seed: int) -> dict[str, Sp
     when the distinct examples are fewer than the sizes ask for.
     """
     drawn = task.examples()
-    distinct = {json.dumps(task.prompt(e), ensure_ascii=False): e for e in reversed(drawn)}
-    pool = [e for e in drawn if distinct[json.dumps(task.prompt(e), ensure_ascii=False)] is e]
+    # Digests, not prompts: published sets have half a million rows, and every actor deals them.
+    seen: set[bytes] = set()
+    pool = []
+    for example in drawn:
+        prompt = json.dumps(task.prompt(example))
+        key = hashlib.sha256(prompt.encode()).digest()
+        if key not in seen:
+            seen.add(key)
+            pool.append(example)
     needed = sum(sizes[name] for name in NAMES)
     if needed > len(pool):
         asked = " + ".join(f"{name} {sizes[name]}" for name in NAMES)
