@@ -18,12 +18,13 @@ from corp_ray import parameters
 from corp_ray.doctor_grading import check_format, check_gold, check_wrong
 from corp_ray.doctor_splits import check_answers, check_gate, check_overlap
 from corp_ray.errors import CorpError
-from corp_ray.findings import OK, PROBLEM, Finding
+from corp_ray.findings import OK, PROBLEM, WARNING, Finding
 from corp_ray.preparation import prepare, with_prompt_tokens
 from corp_ray.records import Example
 from corp_ray.reward_pool import RewardPool
 from corp_ray.settings import Config
 from corp_ray.tasks import make_task
+from corp_ray.tasks.settings import portable
 from corp_ray.tasks.splits import NAMES, make_splits
 
 _SHOWN = 3
@@ -48,8 +49,8 @@ class Patient:
 
 def examine(config: Config) -> Iterator[Finding]:
     """Every finding, as it is made. Never raises for what a task or a model does wrong."""
-    settings = configuration.task_settings(config.task)
     try:
+        settings = portable(configuration.task_settings(config.task))
         task = make_task(**settings)
         drawn = list(task.examples())
         yield Finding("rows", OK, f"{len(drawn):,} examples, {task.version}")
@@ -134,7 +135,10 @@ def _check_template(patient: Patient, tokenizer: Any, used: bool) -> Iterator[Fi
 def _check_answer_lengths(patient: Patient, tokenizer: Any) -> Iterator[Finding]:
     """Whether the right answers themselves fit into decoding.max_new_tokens."""
     limit = patient.config.decoding.max_new_tokens
-    texts = [gold_text(patient.task, example) for example in patient.examples]
+    texts = [text for _, text in right_answers(patient.task, patient.examples)]
+    if not texts:
+        yield Finding("lengths", WARNING, "the task knows no right answer to measure")
+        return
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     over = sum(length + 1 > limit for length in lengths)  # the end token counts
     said = f"right answers have up to {max(lengths)} tokens, decoding.max_new_tokens={limit}"
@@ -146,16 +150,23 @@ def _check_answer_lengths(patient: Patient, tokenizer: Any) -> Iterator[Finding]
         yield Finding("lengths", OK, said)
 
 
-def gold_text(task: Any, example: Example) -> str:
-    """A text that must be graded 1: the task's own, else the bare answer."""
-    return str(task.gold(example)) if hasattr(task, "gold") else example.answer
+def right_answers(task: Any, examples: Sequence[Example]) -> list[tuple[Example, str]]:
+    """Texts that must be graded 1: the task's own, where it knows one, else the bare answers."""
+    if not hasattr(task, "gold"):
+        return [(example, example.answer) for example in examples]
+    texts = ((example, task.gold(example)) for example in examples)
+    return [(example, text) for example, text in texts if text is not None]
 
 
 def _check_grading(patient: Patient, pool: RewardPool) -> Iterator[Finding]:
     for line in pool.start():
         yield Finding("grading", OK, line)
-    task, examples = patient.task, patient.examples[:_GRADED]
-    gold = [gold_text(task, example) for example in examples]
+    task = patient.task
+    known = right_answers(task, patient.examples[:_GRADED])
+    if not known:
+        yield Finding("gold", WARNING, "the task knows no right answer to grade")
+        return
+    examples, gold = [example for example, _ in known], [text for _, text in known]
     begin = time.monotonic()
     grades = pool.grade(examples, gold)
     seconds = time.monotonic() - begin
