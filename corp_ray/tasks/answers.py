@@ -94,3 +94,15 @@ def last_formula(text: str) -> str | None:
     for match in _FORMULA.finditer(text[-_LONGEST:]):
         found = match
     return found.group(found.lastindex or 0).strip() or None if found else None
+
+
+def first_formulas(text: str) -> str | None:
+    """The first formula of a sentence, with those that a comma, "and" or "or" joins to it."""
+    found: list[str] = []
+    end = 0
+    for match in _FORMULA.finditer(text):
+        if found and not _JOIN.fullmatch(text[end : match.start()][:_GAP]):
+            break
+        found.append(match.group(match.lastindex or 0).strip())
+        end = match.end()
+    return ", ".join(found) or None

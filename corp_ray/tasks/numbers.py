@@ -33,7 +33,7 @@ _PLAIN = re.compile(
     rf"|(?P<over>{_DECIMAL})\s*/\s*[$]?(?P<under>{_DECIMAL})"
     rf"|(?P<number>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d{{1,12}})|\s*{_POWER})?)"
     rf"(?:\s*(?P<scale>{_SCALE})\b)?\s*{_PERCENT}\s*"
-    rf"(?:{_DEGREES}|(?P<words>[^\W\d_]+(?: [^\W\d_]+|/[^\W\d_]+)*)|{_TEXT})?"
+    rf"(?:{_DEGREES}|(?P<words>[^\W\d_²³]+(?: [^\W\d_]+|/[^\W\d_]+)*)|{_TEXT})?"
     r"(?P<order>\s*(?:\^\s*\{?\s*[23]\s*\}?|[²³]))?\s*\.?",
 )
 _FRACTION = re.compile(
@@ -48,10 +48,14 @@ _SIGNS = str.maketrans("\u2212\u2013\uff0d\ufe63", "----")
 
 # Units that may stand right at a number; others need a space and three letters, or \text{...}.
 _UNITS = frozenset(
-    "cm mm km ft yd mi in kg mg lb lbs oz ml hr hrs min mins sec secs mph kph am pm st nd rd th usd "
-    "cents years hours minutes seconds days dollars".split()
+    (
+        *("cm", "mm", "km", "ft", "yd", "mi", "in", "kg", "mg", "lb", "lbs", "oz", "ml"),
+        *("hr", "hrs", "min", "mins", "sec", "secs", "mph", "kph", "am", "pm", "usd"),
+        *("st", "nd", "rd", "th", "cents", "dollars"),
+        *("years", "days", "hours", "minutes", "seconds"),
+    )
 )
-_LETTERS = frozenset("m g s h L l".split())
+_LETTERS = frozenset(["m", "g", "s", "h", "L", "l"])
 # Words after a number that change it, or that show that something else follows.
 _NO_UNIT = re.compile(
     r"\b(?:and|or|plus|minus|times|over|by|squared|cubed|factorial|dozen|half|to|not|mod|choose|"
@@ -60,8 +64,34 @@ _NO_UNIT = re.compile(
 )
 
 
+# Units that are told apart where both numbers have one; any other word after a number is ignored.
+_MEASURES = {
+    spelling: names.split()[0]
+    for names in (
+        "cm centimeter centimeters centimetre centimetres",
+        "mm millimeter millimeters",
+        "m meter meters metre metres",
+        "km kilometer kilometers",
+        "in inch inches",
+        "ft foot feet",
+        "yd yard yards",
+        "mi mile miles",
+        "g gram grams",
+        "kg kilogram kilograms",
+        "s sec second seconds",
+        "min minute minutes",
+        "h hr hour hours",
+        "day days",
+        "cent cents",
+        "dollar dollars",
+    )
+    for spelling in names.split()
+}
+
+
 class Number(NamedTuple):
-    """A value and whether a percent sign stood after it."""
+    """A value, whether a percent sign stood after it, and its unit where that is a known one (with
+    its power, as in cm2)."""
 
     value: Fraction
     percent: bool = False
@@ -69,14 +99,26 @@ class Number(NamedTuple):
 
 
 def same(one: Number, other: Number) -> bool:
-    """Equal in value. A percent sign on one side alone divides by 100, or is taken for a unit
-    where that can be meant: at values of 1 and more."""
+    """Equal in value, and in unit where both have one.
+
+    A percent sign on one side alone divides by 100, or is taken for a unit where that can be meant:
+    at values of 1 and more.
+    """
+    if one.unit and other.unit and one.unit != other.unit:
+        return False
     if one.percent == other.percent:
         return one.value == other.value
     with_sign, without = (one, other) if one.percent else (other, one)
     if with_sign.value == without.value:
         return abs(without.value) >= 1 or not without.value
     return with_sign.value / 100 == without.value
+
+
+def close(gold: Number, said: Number, tolerance: float | None) -> bool:
+    """Equal, or no further apart than an absolute `tolerance`."""
+    if same(gold, said):
+        return True
+    return tolerance is not None and abs(gold.value - said.value) <= Fraction(str(tolerance))
 
 
 def read(text: str) -> Number | None:
@@ -100,7 +142,9 @@ def read(text: str) -> Number | None:
         return None
     if signs == "-":
         value = -value
-    return Number(value, part["percent"] is not None, (part["words"] or part["text"] or "").strip())
+    unit = _MEASURES.get((part["words"] or part["text"] or "").strip().lower(), "")
+    power = "".join(c for c in part["order"] or "" if c in "23²³").translate({178: "2", 179: "3"})
+    return Number(value, part["percent"] is not None, unit + power if unit else "")
 
 
 def _plain(text: str) -> str:
