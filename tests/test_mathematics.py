@@ -262,7 +262,7 @@ def test_every_gold_answer_of_gsm8k_is_right_in_every_form_and_perturbed_ones_ar
             graded = Grade(1.0, GRADED, float("boxed" in text))
             assert task.reward(example, text) == graded, (example.answer, text)
         value = int(example.answer.replace(",", ""))
-        for other in (value + 1, value - 1, value * 10, -value or 7):
+        for other in (value + 1, value - 1, value * 10 or 7, -value or -7):
             for text in as_written(str(other)):
                 assert task.reward(example, text).reward == 0.0, (example.answer, text)
         for text in (f"sqrt({value})", f"{value} or {value + 1}", f"{value}x", f"{value}**9"):
@@ -392,7 +392,7 @@ def tasks(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("gsm8k", 400), ("math500", 150), ("olympiadbench", 100)]
+    ("kind", "count"), [("gsm8k", 400), ("math500", 300), ("olympiadbench", 200)]
 )
 def test_no_text_whatever_raises_hangs_or_scores_above_one(tasks, kind, count):
     task, example = tasks[kind]

@@ -90,6 +90,7 @@ _LEADING_ZERO = re.compile(r",0\d\d")
 _JOINER = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))"
 )
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _UNIT = re.compile(
     r"\s*\\text\s*\{\s*(?!(?:and|or|if|for|when|where|not|mod)\b)[^{}\d=<>]*\}"
     r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*$"
@@ -115,6 +116,7 @@ def clean(text: str) -> str:
     for character, command in _CHARACTERS.items():
         if character in text:
             text = text.replace(character, command)
+    text = _REPEATING.sub(_repeated, text)
     text = _ROOT.sub(lambda m: "\\sqrt{" + (m.group(1) or m.group(2)) + "}", text)
     text = text.replace("\\(", " ").replace("\\)", " ") if "\\(" in text else text
     if text.lstrip().startswith("\\[") and text.rstrip().endswith("\\]"):
@@ -130,6 +132,16 @@ def clean(text: str) -> str:
         turned = r"(\1 \\cdot \\frac{\\pi}{180})" if _TRIGONOMETRIC.search(text) else r"\1"
         text = _DEGREES.sub(turned, text)
     return text.rstrip(" .,;:").lstrip(" ,;:")
+
+
+def _repeated(match: re.Match[str]) -> str:
+    """0.1\\overline{6} as a fraction."""
+    whole, once, again = match.groups()
+    if len(match.group()) > 100:
+        return match.group()
+    below = (10 ** len(again) - 1) * 10 ** len(once)
+    above = int(f"{whole}{once}{again}") - int(f"0{whole}{once}")
+    return f"\\frac{{{above}}}{{{below}}}"
 
 
 def depth(text: str) -> int:
