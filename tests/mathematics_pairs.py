@@ -54,6 +54,7 @@ EQUAL = [
     (r"2^{2016}-1", r"2^{2016} - 1"),
     (r"4^{1008}", r"2^{2016}"),
     (r"\log_2 8", "3"),
+    (r"\frac 1 2", "0.5"),
     (r"\frac{1}{2}", r"\sin 30^\circ"),
     (r"\frac{1}{2}", r"\cos \frac{\pi}{3}"),
     (r"e^{2}", r"e \cdot e"),
@@ -114,6 +115,14 @@ EQUAL = [
     (r"\text{(C)}", r"\text{C}"),
     (r"\text{no solution}", r"\text{No solutions.}"),
     (r"\text{June 20}", "June 20"),
+    (r"11:00 \text{ p.m.}", "11:00 pm"),
+    ("p=3,q=2", "3,2"),
+    ("p=3,q=2", "q=2, p=3"),
+    (r"\frac{1}{3}", r"0.\overline{3}"),
+    (r"0.1\overline{6}", r"\frac{1}{6}"),
+    ("1000000", "1 000 000"),
+    ("n!", r"\prod_{k=1}^{n} k"),
+    (r"\frac{2}{3}", "2:3"),
     # tolerances
     ("3.142", "3.1416", 1e-3),
     (r"\pi", "3.14159", 1e-4),
@@ -121,6 +130,19 @@ EQUAL = [
 ]
 
 UNEQUAL = [
+    # what a parser may read as something else
+    ("0", r"\frac{dy}{dx}"),
+    ("n+3", r"1+2+\ldots+n"),
+    ("1", r"\gcd(m,n)"),
+    ("A", "A^T"),
+    ("0", "1 + 1 000"),
+    ("0.3", "1.5.2"),
+    ("1:10", "3:30"),
+    ("11:00", "8:00"),
+    (r"11:00 \text{ a.m.}", r"11:00 \text{ p.m.}"),
+    (r"\frac{1}{0}", r"\frac{2}{0}"),
+    ("p=3,q=2", "2,3"),
+    ("1,200", "1, 200"),
     # plain numbers
     *[
         ("2", said)

@@ -92,7 +92,7 @@ _JOINER = re.compile(
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _UNIT = re.compile(
-    r"\s*\\text\s*\{\s*(?!(?:and|or|if|for|when|where|not|mod)\b)[^{}\d=<>]*\}"
+    r"\s*\\text\s*\{(?!\s*(?:and|or|if|for|when|where|not|mod|[ap]\.?\s*m)\b)[^{}\d=<>]*\}"
     r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?\s*$"
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
@@ -105,6 +105,8 @@ _SIGNS = re.compile(r"\\leq|\\geq|\\neq|\\approx|[<>=]")
 _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s-]+[^\W\d_]+)*")
+_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
+_TIME = re.compile(r"\d{1,2}\s*:\s*\d\d(?!\d)[^\d]*")
 _SHORT_WORDS = frozenset(["no", "yes", "odd", "dne"])
 _COMMANDS = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _OPENING, _CLOSING = {"(", "[", "{", "\\{"}, {")", "]", "}", "\\}"}
@@ -206,8 +208,8 @@ def _spread(shape: Shape) -> tuple[Shape, ...]:
     r"""The two values of a \pm b, or the shape alone; parts of a set instead of the set."""
     if shape.kind == "list":
         return shape.items
-    if shape.kind == "expression" and shape.mark.count("\\pm") == 1:
-        left, right = shape.mark.split("\\pm")
+    if shape.kind == "expression" and len(_PLUS_MINUS.findall(shape.mark)) == 1:
+        left, right = _PLUS_MINUS.split(shape.mark)
         return tuple(Shape("expression", f"{left}{sign}{right}".strip()) for sign in "+-")
     if shape.kind == "assignment" and len(both := _spread(shape.items[0])) > 1:
         return tuple(Shape("assignment", shape.mark, (value,)) for value in both)
@@ -227,6 +229,8 @@ def _one(text: str) -> Shape:
     """The shape of what holds no comma outside of brackets."""
     if _is_text(text):
         return Shape("text", plain_text(text))
+    if _TIME.fullmatch(text):
+        return Shape("text", plain_text(text).replace(" ", "").replace(".", ""))
     pieces = split(text, ("\\cup",))
     if len(pieces) > 1:
         return Shape("union", "", tuple(_one(piece) for piece in pieces))

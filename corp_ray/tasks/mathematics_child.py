@@ -41,6 +41,18 @@ _PRIME = re.compile(r"'+|\^\s*\{?\s*\\prime\s*\}?")  # would be dropped
 _BASED = re.compile(r"([0-9A-Fa-f]+)_\{?(?:\\text\{)?(\d+|\w+)\}*")
 
 
+# What the parser reads as something else: omitted terms, moduli, 1 000 as 1*0, 1.5.2 as 1.5*0.2, the
+# greatest common divisor of two variables as 1. Alike in writing is all that such answers can be.
+_MISREAD = re.compile(
+    r"\\(?:[lcv]?dots[a-z]?|p?mod|bmod|equiv)(?![a-zA-Z])|…|\.\."
+    r"|(?<!_)(?<!frac)(?<!frac )\d\s+[\d.]|\.\d+\s*\."
+    r"|(?:gcd|lcm)\s*\}?\s*[({][^)}]*[a-zA-Z]"
+)
+_TRANSPOSED = re.compile(
+    r"\^\s*(?:T\b|\{\s*T\s*\})"
+)  # would be dropped, also where T is a variable
+
+
 class _GoldError(Exception):
     """The right answer cannot be read."""
 
@@ -217,9 +229,12 @@ def _group_end(text: str) -> int:
 
 
 def _parsed(text: str, error: type[Exception]) -> Any:
+    if _MISREAD.search(text):
+        raise error(text)
+    text = _TRANSPOSED.sub(r"^{\\tau_{T}}", _PRIME.sub(r"_{prime}", text))
     try:
         parsed = latex2sympy(
-            normalize_latex(_PRIME.sub(r"_{prime}", text), _NORMALIZATION),
+            normalize_latex(text, _NORMALIZATION),
             is_real=True,
             convert_degrees=False,
             normalization_config=None,
@@ -244,12 +259,16 @@ def _exact(expression: Any) -> Any:
 
 def _decided(gold: Any, said: Any, tolerance: float | None) -> bool | None:
     """Whether two expressions have the same value; None where they have none."""
+    if any(isinstance(side, sympy.Basic) and side.has(sympy.Derivative) for side in (gold, said)):
+        return bool(gold == said)  # to sympy dy/dx is 0, since y is a constant
     try:
         one, other = _exact(gold), _exact(said)
     except (AttributeError, TypeError, ValueError, NotImplementedError):
         return None
     if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
         return None
+    if one.has(sympy.zoo, sympy.nan) or other.has(sympy.zoo, sympy.nan):
+        return False
     if one == other:
         return True
     if one.is_Rational and other.is_Rational:

@@ -44,6 +44,7 @@ _WRAPPED = re.compile(
 )
 _SPACES = re.compile(r"\\[,;:! ]|\{,\}\s*|~|\\quad|\\q?quad|\\displaystyle\b|\\(?:left|right)\b")
 _THIN = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!]\s*|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+_SPACED = re.compile(r"(?<=\d) (?=\d{3}(?: \d{3})*$)")  # 1 000 000
 _SIGNS = str.maketrans("\u2212\u2013\uff0d\ufe63", "----")
 
 # Units that may stand right at a number; others need a space and three letters, or \text{...}.
@@ -127,7 +128,7 @@ def read(text: str) -> Number | None:
     if len(text) > 2 * _DIGITS:
         return None
     if not text.isdecimal():
-        text = _plain(text)
+        text = _SPACED.sub("", _plain(text))
     match = _PLAIN.fullmatch(text)
     if match is None:
         return None
