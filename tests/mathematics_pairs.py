@@ -116,6 +116,8 @@ EQUAL = [
     (r"\text{no solution}", r"\text{No solutions.}"),
     (r"\text{June 20}", "June 20"),
     (r"11:00 \text{ p.m.}", "11:00 pm"),
+    (r"\infty", "∞"),
+    (r"-\infty", "-∞"),
     ("p=3,q=2", "3,2"),
     ("p=3,q=2", "q=2, p=3"),
     (r"\frac{1}{3}", r"0.\overline{3}"),
@@ -131,6 +133,9 @@ EQUAL = [
 
 UNEQUAL = [
     # what a parser may read as something else
+    (r"\infty", r"\infty + 1"),
+    (r"\infty", "2"),
+    ("2", r"\infty^2"),
     ("0", r"\frac{dy}{dx}"),
     ("n+3", r"1+2+\ldots+n"),
     ("1", r"\gcd(m,n)"),

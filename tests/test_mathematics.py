@@ -380,7 +380,6 @@ TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     st.builds(str.__mul__, st.sampled_from(FRAGMENTS), st.integers(0, 3000)),
 )
-OPEN_TASKS: dict[str, tuple] = {}
 
 
 @pytest.fixture(scope="module")
@@ -397,14 +396,15 @@ def tasks(tmp_path_factory):
 def test_no_text_whatever_raises_hangs_or_scores_above_one(tasks, kind, count):
     task, example = tasks[kind]
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count, deadline=None, derandomize=True)
     @given(TEXTS)
     def holds(text):
         start = time.monotonic()
         grade = task.reward(example, text)
-        assert time.monotonic() - start < LIMIT_S + 60  # a new child may have to start first
+        took_s = time.monotonic() - start
+        assert took_s < LIMIT_S + 60  # a new child may have to start first
         assert 0.0 <= grade.reward <= 1.0 and grade.format in (0.0, 1.0)
-        assert grade.outcome in (GRADED, WRONG_FORMAT, VERIFIER_ERROR)
+        assert grade.outcome in (GRADED, WRONG_FORMAT) or took_s > LIMIT_S / 2, "the child died"
         assert grade.reward == 0.0 or grade.outcome == GRADED
 
     holds()

@@ -101,7 +101,7 @@ _NAME = re.compile(
     r"(?:[a-zA-Z]|\\[a-zA-Z]+|\\text\s*\{[^{}]*\})+(?:_(?:\w|\{[^{}]*\}))?'*"
     r"(?:\^\{-1\})?(?:\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?"
 )
-_SIGNS = re.compile(r"\\leq|\\geq|\\neq|\\approx|[<>=]")
+_SIGNS = ("=", "<", ">", "\\leq", "\\geq", "\\neq", "\\approx")
 _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s-]+[^\W\d_]+)*")
@@ -156,8 +156,13 @@ def depth(text: str) -> int:
 
 
 def split(text: str, marks: tuple[str, ...]) -> list[str]:
-    """The parts of a text between marks that stand outside of all brackets."""
-    parts, level, start, place, environment = [], 0, 0, 0, 0
+    """The parts of a text between marks that stand outside of all brackets and environments."""
+    return _split(text, marks)[0]
+
+
+def _split(text: str, marks: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The parts and the marks between them."""
+    parts, found, level, start, place, environment = [], [], 0, 0, 0, 0
     for token in _COMMANDS.findall(text):
         if token == "\\begin":
             environment += 1
@@ -169,9 +174,10 @@ def split(text: str, marks: tuple[str, ...]) -> list[str]:
             level = max(level - 1, 0)
         elif token in marks and level == 0 and environment <= 0:
             parts.append(text[start:place])
+            found.append(token)
             start = place + len(token)
         place += len(token)
-    return [part.strip() for part in [*parts, text[start:]]]
+    return [part.strip() for part in [*parts, text[start:]]], found
 
 
 def read(text: str, *, thousands: bool = True) -> Shape:
@@ -268,8 +274,7 @@ def _bracketed(text: str) -> Shape | None:
 
 def _related(text: str) -> Shape:
     """An assignment, a relation, an interval written as one, or an expression."""
-    signs = [token for token in _tokens_outside(text) if _SIGNS.fullmatch(token)]
-    sides = split(text, ("=", "<", ">", "\\leq", "\\geq", "\\neq", "\\approx"))
+    sides, signs = _split(text, _SIGNS)
     if not signs or not all(sides):
         return Shape("expression", text)
     if signs[-1] == "\\approx":
@@ -304,15 +309,6 @@ def _half_line(sides: list[str], sign: str, values: list[Shape]) -> Shape:
     if sign in (">", "\\geq"):
         return Shape("tuple", "[)" if "eq" in sign else "()", (right, infinity[0]), left.mark)
     return Shape("tuple", "(]" if "eq" in sign else "()", (infinity[1], right), left.mark)
-
-
-def _tokens_outside(text: str) -> list[str]:
-    found, level = [], 0
-    for token in _COMMANDS.findall(text):
-        level = max(level + (token in _OPENING) - (token in _CLOSING), 0)
-        if level == 0:
-            found.append(token)
-    return found
 
 
 def plain_text(text: str) -> str:

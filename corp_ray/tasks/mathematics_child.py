@@ -32,6 +32,11 @@ _DIGITS = 30
 _SMALL = sympy.Float("1e-25")
 _POINTS, _ENOUGH = 10, 3
 _MOST_PARTS = 40
+_DEEPEST = 40  # brackets within brackets
+# What sympy raises over expressions that it cannot work with.
+_UNUSABLE = (
+    *(AttributeError, TypeError, ValueError, NotImplementedError, RecursionError, ArithmeticError),
+)
 # Units and letters of either case are told apart in clean(); math-verify would drop both.
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
@@ -71,6 +76,8 @@ def compare(gold: list[str], said: str, tolerances: list[float | None]) -> str:
     cleaned = [latex.clean(part) for part in gold]
     if latex.spelling(said) == latex.spelling(", ".join(cleaned)):
         return EQUAL
+    if latex.depth(said) > _DEEPEST:
+        return UNEQUAL
     wanted = latex.read(cleaned[0]) if len(gold) == 1 else _listed(cleaned)
     readings = {latex.read(said)}
     if wanted.kind == "list":
@@ -162,22 +169,21 @@ def _same_relation(gold: Shape, said: Shape) -> bool:
     """Left minus right is the same but for a factor: positive where the sign has a direction."""
     if {item.kind for item in (*gold.items, *said.items)} != {"expression"}:
         return False
-    one = _parsed(gold.items[0].mark, _GoldError) - _parsed(gold.items[1].mark, _GoldError)
+    left, right = (_parsed(item.mark, _GoldError) for item in gold.items)
     try:
-        other = _parsed(said.items[0].mark, _TextError) - _parsed(said.items[1].mark, _TextError)
-    except _TextError:
+        given = [_parsed(item.mark, _TextError) for item in said.items]
+        pairs = _values(_exact(left - right), _exact(given[0] - given[1]))
+    except (_TextError, *_UNUSABLE):
         return False
-    ratios = [
-        first / second
-        for first, second in _values(_exact(one), _exact(other))
-        if second != 0 and first != 0
-    ]
+    ratios = [first / second for first, second in pairs if second != 0 and first != 0]
     if len(ratios) < _ENOUGH or any(abs(r / ratios[0] - 1) > _SMALL for r in ratios):
+        return False
+    if not ratios[0].is_real:
         return False
     if gold.mark in ("=", "\\neq"):
         return gold.mark == said.mark
     flipped = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
-    return said.mark == (gold.mark if ratios[0] > 0 else flipped[gold.mark])
+    return said.mark == (gold.mark if ratios[0].is_positive else flipped[gold.mark])
 
 
 def _same_value(gold: str, said: str, tolerance: float | None) -> bool:
@@ -206,7 +212,7 @@ def _same_value(gold: str, said: str, tolerance: float | None) -> bool:
 
 def too_large(text: str) -> bool:
     """Powers of powers, exponents and factorials that nobody writes out."""
-    if latex.depth(text) > 40 or len(text) > 1000:
+    if latex.depth(text) > _DEEPEST or len(text) > 1000:
         return True
     for match in re.finditer(r"\^", text):
         rest = text[match.end() :].lstrip()
@@ -259,21 +265,27 @@ def _exact(expression: Any) -> Any:
 
 def _decided(gold: Any, said: Any, tolerance: float | None) -> bool | None:
     """Whether two expressions have the same value; None where they have none."""
+    try:
+        return _decide(gold, said, tolerance)
+    except _UNUSABLE:
+        return None
+
+
+def _decide(gold: Any, said: Any, tolerance: float | None) -> bool | None:
     if any(isinstance(side, sympy.Basic) and side.has(sympy.Derivative) for side in (gold, said)):
         return bool(gold == said)  # to sympy dy/dx is 0, since y is a constant
-    try:
-        one, other = _exact(gold), _exact(said)
-    except (AttributeError, TypeError, ValueError, NotImplementedError):
-        return None
+    one, other = _exact(gold), _exact(said)
     if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
         return None
     if one.has(sympy.zoo, sympy.nan) or other.has(sympy.zoo, sympy.nan):
         return False
+    if one.is_infinite or other.is_infinite:
+        return bool(gold == said)  # math-verify takes some infinities for any number
     if one == other:
         return True
     if one.is_Rational and other.is_Rational:
         return _near(abs(one - other), tolerance)
-    if one.is_infinite or other.is_infinite or one.atoms(AppliedUndef) | other.atoms(AppliedUndef):
+    if one.atoms(AppliedUndef) | other.atoms(AppliedUndef):
         return None
     pairs = _values(one, other)
     if not (one.free_symbols | other.free_symbols):
