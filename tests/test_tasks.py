@@ -43,15 +43,18 @@ def refusal(make):
     return str(raised.value)
 
 
-# What is read out of a text. A minus directly after a digit is an operator, else it is a sign.
+# What is read out of a text. A minus after a number is an operator, else it is a sign; what is part
+# of an expression or of a choice is no number.
 NUMBERS = {
     **dict.fromkeys(["18", "18.", "$18", "**18**", "\\boxed{18}", "#### 18", "(18)"], "18"),
     **dict.fromkeys(["18%", "18 dollars", "17, no: 18!", "6 * 3 = 18", "18-", "\\$18"], "18"),
     **{"18.00": "18.00", "18.0.": "18.0", "0.5": "0.5", "+7": "+7"},
-    **{"1,000": "1000", "$1,234,567.50": "1234567.50", "10,20": "20", "7, 8": "8"},
-    **dict.fromkeys(["-5", "x=-5", "= -5.", "-$5", "$-5", "\u22125", "**-5**", "2-(-5)"], "-5"),
-    **{"12-5": "5", "12\u22125": "5", "12 - 5": "5", "12 -5": "-5", "3/4": "4"},
-    **dict.fromkeys(["", "none", "x2", "eighteen", "."], None),
+    **{"1,000": "1000", "$1,234,567.50": "1234567.50", "7, 8": "8"},
+    **dict.fromkeys(["-5", "x=-5", "= -5.", "-$5", "$-5", "\u22125", "**-5**"], "-5"),
+    **{"3/4": "3/4", "18 million": "18000000", "twelve (12)": "12", "1) 5 2) 7": "7"},
+    **dict.fromkeys(["", "none", "x2", "eighteen", ".", "1e999999999"], None),
+    **dict.fromkeys(["12-5", "12\u22125", "12 - 5", "12 -5", "2-(-5)", "9**9**9", "2x"], None),
+    **dict.fromkeys(["sqrt(2)", "\\sqrt{2}", "x^2", "10,20", "2 or 3", "f(5)", "2\\pi"], None),
 }
 
 
@@ -110,7 +113,7 @@ def test_reasoning_gym_grades_the_text_or_its_last_number():
     assert by_text.reward(example, f" {example.answer}\n") == RIGHT
     assert by_text.reward(example, sentence) == WRONG
     assert by_number.reward(example, sentence) == RIGHT
-    assert by_number.reward(example, f"{example.answer} or 1") == WRONG
+    assert by_number.reward(example, f"{example.answer}, no: 1") == WRONG
     assert by_number.reward(example, "no idea") == Grade(0.0, WRONG_FORMAT)
     assert by_text.reward(example, "  ") == Grade(0.0, WRONG_FORMAT)
 

@@ -37,6 +37,9 @@ class Task(Protocol):
 
 
 _KINDS = {
+    "gsm8k": ("corp_ray.tasks.gsm8k", "Gsm8kTask"),
+    "math500": ("corp_ray.tasks.math500", "Math500Task"),
+    "olympiadbench": ("corp_ray.tasks.olympiadbench", "OlympiadBenchTask"),
     "reasoning_gym": ("corp_ray.tasks.reasoning_gym", "ReasoningGymTask"),
     "rows": ("corp_ray.tasks.rows", "RowsTask"),
     "python_file": ("corp_ray.tasks.python_file", "PythonFileTask"),

@@ -51,7 +51,8 @@ class ReasoningGymTask:
         self._answer = answer
         self._partial_credit = partial_credit
         version = metadata.version("reasoning-gym")
-        self.version = f"reasoning_gym {version} {dataset} {answer} partial={partial_credit}"
+        reader = "last_number 2" if answer == "last_number" else answer
+        self.version = f"reasoning_gym {version} {dataset} {reader} partial={partial_credit}"
 
     def examples(self) -> Sequence[Example]:
         entries = (self._dataset[i] for i in range(self._size))

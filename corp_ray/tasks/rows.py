@@ -61,9 +61,12 @@ class RowsTask:
         self._fields = question_field, answer_field
         self._pattern = re.compile(answer_pattern) if answer_pattern else None
         self._system_prompt = system_prompt
-        builtin: dict[str, Grader] = {"exact": grade_exact, "numeric": grade_numeric}
+        builtin: dict[str, tuple[Grader, str]] = {
+            "exact": (grade_exact, "rows exact 1"),
+            "numeric": (grade_numeric, "rows numeric 2"),
+        }
         if grader in builtin:
-            self._grade, self.version = builtin[grader], f"rows {grader} 1"
+            self._grade, self.version = builtin[grader]
             self.in_place = True
         else:
             self._grade, source = _function_grader(grader)

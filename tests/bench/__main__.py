@@ -9,13 +9,14 @@ import json
 import os
 from pathlib import Path
 
-from tests.bench import driver, rows, scheduling
+from tests.bench import driver, grading, rows, scheduling
 from tests.bench.model import bfloat16_weights
 
 
 def shown(value, unit):
     scaled = {
         "values/s": (1e6, "M/s"),
+        "answers/s": (1, "/s"),
         "bytes": (1e6, "MB"),
         "s": (1, "s"),
         "ms": (1, "ms"),
@@ -34,6 +35,7 @@ def measured(folder, threads):
     if folder:
         yield rows.actor_peak_memory(folder)  # first: while this process is still small
     yield rows.noise_values_per_s()
+    yield grading.numeric_answers()
     yield from scheduling.bench_rows()
     yield driver.table_load()
     yield driver.consolidate_large()

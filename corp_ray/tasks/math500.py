@@ -1,0 +1,51 @@
+r"""MATH-500 (HuggingFaceH4/MATH-500): competition problems, the answer asked for in \boxed{}."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from corp_ray.records import Example, Grade
+from corp_ray.tasks import Messages, answers, questions
+from corp_ray.tasks.mathematics import Mathematics
+from corp_ray.tasks.sources import Upstream, read_rows
+
+UPSTREAM = Upstream("HuggingFaceH4/MATH-500", split="test", folder="math-500")
+
+
+class Math500Task:
+    """Rows with `problem` and `answer`, or `prompt` and `reward_model`; `solution`, `subject` and
+    `level` are not needed.
+
+    Errors: TaskError naming the row and the field, or the missing package.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str = "",
+        dataset: str = "",
+        subset: str = "",
+        split: str = "",
+        system_prompt: str = "",
+    ):
+        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
+        self._system_prompt = system_prompt
+        self._mathematics = Mathematics()
+        self.version = f"math500 1 {self._mathematics.version}"
+
+    def examples(self) -> Sequence[Example]:
+        found: list[Example] = []
+        for place, row in read_rows(UPSTREAM, **self._source):
+            question, answer = questions.question_and_truth(place, row, "problem", "answer")
+            found.append(Example(str(len(found)), question, answers.box(answer) or answer))
+        return found
+
+    def prompt(self, example: Example) -> Messages:
+        return questions.ask(self._system_prompt, example.question)
+
+    def reward(self, example: Example, text: str) -> Grade:
+        return self._mathematics.grade([example.answer], text)
+
+    def close(self) -> None:
+        """End the child process that grades."""
+        self._mathematics.close()

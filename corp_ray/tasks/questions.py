@@ -1,0 +1,57 @@
+r"""Questions and answers of published rows, and the form in which a final answer is asked for.
+
+Besides its own columns a family's row may have `prompt` (a text or chat messages) and
+`reward_model` with `ground_truth`, as RandOpt and verl write them. The instruction that such a
+prompt ends with asks for another form of answer than ours and is taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from corp_ray.errors import TaskError
+from corp_ray.tasks import Messages, chat
+
+BOXED = "Solve the problem step by step. State the final answer at the end as \\boxed{ANSWER}."
+_INSTRUCTION = re.compile(
+    r"\s*Let['’]s think step by step and output the final answer\b[^\n]{0,40}\s*$"
+)
+
+
+def ask(system_prompt: str, question: str, instruction: str = BOXED) -> Messages:
+    """The messages of a question whose answer is asked for in a box."""
+    return chat(system_prompt, f"{question}\n\n{instruction}")
+
+
+def text_of(place: str, row: dict[str, Any], field: str) -> str:
+    """The text in a field. Errors: TaskError naming the row and the field."""
+    value = row.get(field)
+    if value is None or not str(value).strip():
+        raise TaskError(f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}")
+    return str(value).strip()
+
+
+def question_and_truth(
+    place: str, row: dict[str, Any], question_field: str, answer_field: str
+) -> tuple[str, str]:
+    """Question and right answer from a family's own columns, or from `prompt` and `reward_model`.
+
+    Errors: TaskError naming the row and the field that is missing.
+    """
+    if question_field in row or "prompt" not in row:
+        return text_of(place, row, question_field), text_of(place, row, answer_field)
+    truth = row.get("reward_model")
+    if not isinstance(truth, dict):
+        raise TaskError(f"{place}: no 'reward_model' with 'ground_truth' beside 'prompt'")
+    return _asked(place, row["prompt"]), text_of(place, truth, "ground_truth")
+
+
+def _asked(place: str, prompt: Any) -> str:
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str):
+        said = [m.get("content") for m in prompt if isinstance(m, dict) and m.get("role") == "user"]
+        prompt = said[-1] if said else None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise TaskError(f"{place}: 'prompt' holds no question: expected a text or chat messages")
+    return _INSTRUCTION.sub("", prompt).strip()
