@@ -44,11 +44,15 @@ class Gsm8kTask:
             number = answers.after_hashes(answer) or answer
             if numbers.read(number) is None:
                 raise TaskError(f"{place}: the answer {number[-60:]!r} is no number after ####")
-            found.append(Example(str(len(found)), question, number))
+            solution = answer.rpartition("####")[0].strip()
+            found.append(Example(str(len(found)), question, number, solution or None))
         return found
 
     def prompt(self, example: Example) -> Messages:
         return questions.ask(self._system_prompt, example.question)
+
+    def gold(self, example: Example) -> str:
+        return questions.worked(example.data or "", example.answer)
 
     def reward(self, example: Example, text: str) -> Grade:
         wanted = numbers.read(example.answer)

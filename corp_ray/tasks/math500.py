@@ -13,8 +13,8 @@ UPSTREAM = Upstream("HuggingFaceH4/MATH-500", split="test", folder="math-500")
 
 
 class Math500Task:
-    """Rows with `problem` and `answer`, or `prompt` and `reward_model`; `solution`, `subject` and
-    `level` are not needed.
+    """Rows with `problem` and `answer`, or `prompt` and `reward_model`; `solution` is for
+    jobs.doctor alone.
 
     Errors: TaskError naming the row and the field, or the missing package.
     """
@@ -37,11 +37,15 @@ class Math500Task:
         found: list[Example] = []
         for place, row in read_rows(UPSTREAM, **self._source):
             question, answer = questions.question_and_truth(place, row, "problem", "answer")
-            found.append(Example(str(len(found)), question, answers.box(answer) or answer))
+            answer, solution = answers.box(answer) or answer, str(row.get("solution") or "").strip()
+            found.append(Example(str(len(found)), question, answer, solution or None))
         return found
 
     def prompt(self, example: Example) -> Messages:
         return questions.ask(self._system_prompt, example.question)
+
+    def gold(self, example: Example) -> str:
+        return questions.worked(example.data or "", example.answer)
 
     def reward(self, example: Example, text: str) -> Grade:
         return self._mathematics.grade([example.answer], text)

@@ -69,6 +69,9 @@ class OlympiadBenchTask:
             instruction += f" The unit is {example.data['unit']}; leave it out of the box."
         return questions.ask(self._system_prompt, example.question, instruction)
 
+    def gold(self, example: Example) -> str:
+        return questions.worked("", ", ".join(example.data["answers"]))
+
     def reward(self, example: Example, text: str) -> Grade:
         return self._mathematics.grade(example.data["answers"], text, example.data["errors"])
 

@@ -25,6 +25,11 @@ def ask(system_prompt: str, question: str, instruction: str = BOXED) -> Messages
     return chat(system_prompt, f"{question}\n\n{instruction}")
 
 
+def worked(solution: str, answer: str) -> str:
+    """A right answer as the prompt asks for it, after the published solution where there is one."""
+    return f"{solution}\n\\boxed{{{answer}}}".lstrip()
+
+
 def text_of(place: str, row: dict[str, Any], field: str) -> str:
     """The text in a field. Errors: TaskError naming the row and the field."""
     value = row.get(field)
