@@ -113,6 +113,8 @@ def task_settings(task: TaskConfig) -> dict[str, Any]:
         names = "kind dataset arguments size seed answer partial_credit system_prompt"
     elif task.kind in FAMILIES:
         names = "kind path dataset subset split system_prompt"
+        if task.kind in ("mbpp", "humaneval"):
+            names += " sandbox"
     else:
         names = "kind path question_field answer_field answer_pattern grader system_prompt"
     return {name: getattr(task, name) for name in names.split()}

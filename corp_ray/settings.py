@@ -46,6 +46,7 @@ class TaskConfig:
     answer_pattern: str = ""  # rows: regular expression whose group 1 is the answer
     grader: str = "exact"  # rows: exact, numeric or module:function
     system_prompt: str = ""
+    sandbox: str = "auto"  # mbpp, humaneval: strict refuses machines that leave something open
     max_error_share: float = 0.1  # a run stops when more of a candidate's gradings fail than this
 
 

@@ -34,6 +34,8 @@ class Task(Protocol):
 
 
 _KINDS = {
+    "humaneval": ("corp_ray.tasks.programs", "HumanEvalTask"),
+    "mbpp": ("corp_ray.tasks.programs", "MBPPTask"),
     "reasoning_gym": ("corp_ray.tasks.reasoning_gym", "ReasoningGymTask"),
     "rows": ("corp_ray.tasks.rows", "RowsTask"),
 }
