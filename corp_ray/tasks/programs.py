@@ -20,7 +20,8 @@ from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.program_text import Found, defines, find_program
-from corp_ray.tasks.sandbox import Limits, Sandbox, SandboxError, Tests
+from corp_ray.tasks.sandbox import Limits, Sandbox, SandboxError, ProgramTests
+from corp_ray.tasks.sandbox.probe import described
 from corp_ray.tasks.sources import Row, Upstream, read_rows
 
 _VERSION = 1  # of sandbox, extraction and limits together
@@ -55,11 +56,11 @@ class ProgramsTask:
         self._system_prompt = system_prompt
         self._sandbox = Sandbox(LIMITS)
         self._lock = threading.Lock()
-        self._looked = False
+        self._warned = False
         python = ".".join(map(str, sys.version_info[:2]))
         self.version = f"{self.kind} {_VERSION} python {python}"
         if sandbox == "strict":
-            self._look(refuse=True)
+            self._refuse_what_is_open()
 
     def examples(self) -> Sequence[Example]:
         return [self._example(place, row) for place, row in read_rows(self.upstream, **self._source)]
@@ -78,20 +79,39 @@ class ProgramsTask:
         form = float(found.asked_form)
         try:
             with self._lock:
-                self._look(refuse=False)
+                self._warn_of_what_is_open()
                 verdict = self._sandbox.run(before + found.source, tests)
         except SandboxError as error:
             logging.getLogger(__name__).warning("%s %s: %s", self.kind, example.id, error)
             return Grade(0.0, VERIFIER_ERROR, form)
         return Grade(float(verdict.passed), GRADED, form)
 
-    def _program(self, text: str, tests: Tests) -> Found | None:
+    def _program(self, text: str, tests: ProgramTests) -> Found | None:
         return find_program(text, tests.names)
 
-    def _look(self, *, refuse: bool) -> None:
-        if self._looked:
+    def notes(self) -> list[str]:
+        """What a person should know of this machine: the sandbox's layers and what is open."""
+        try:
+            return [described(self._sandbox)[0]]
+        except SandboxError as error:
+            return [f"sandbox: {error}"]
+
+    def _refuse_what_is_open(self) -> None:
+        try:
+            line, opened = described(self._sandbox)
+        except SandboxError as error:
+            raise TaskError(f"task.sandbox='strict': {error}") from error
+        if opened:
+            raise TaskError(f"task.sandbox='strict': refused on this machine ({line})")
+
+    def _warn_of_what_is_open(self) -> None:
+        """Once, before the first program runs."""
+        if self._warned:
             return
-        self._looked = True
+        line, opened = described(self._sandbox)
+        if opened:
+            logging.getLogger(__name__).warning("%s", line)
+        self._warned = True
 
     def close(self) -> None:
         self._sandbox.close()
@@ -147,8 +167,8 @@ def _texts(row: Row, name: str, place: str) -> list[str]:
     return [text for text in given if text.strip()]
 
 
-def split_names(place: str, setup: str, tests: Sequence[str], reference: str) -> Tests:
-    """Tests with the names that the program must define: those that setup and tests use and do not
+def split_names(place: str, setup: str, tests: Sequence[str], reference: str) -> ProgramTests:
+    """The tests with the names that the program must define: those that setup and tests use and do not
     define, built-ins only where the reference redefines them.
 
     Modules that tests take from the reference's imports are imported beside the tests.
@@ -178,7 +198,7 @@ def split_names(place: str, setup: str, tests: Sequence[str], reference: str) ->
     names = sorted(n for n in missing if n in defined or not hasattr(builtins, n))
     if not names:
         raise TaskError(f"{place}: the tests call nothing that a program would define")
-    return Tests(tuple(tests), tuple(names), "\n".join([*borrowed, setup]).strip())
+    return ProgramTests(tuple(tests), tuple(names), "\n".join([*borrowed, setup]).strip())
 
 
 def _parsed(place: str, text: str) -> ast.Module:
@@ -223,11 +243,11 @@ class HumanEvalTask(ProgramsTask):
         question = f"Complete this function:\n```python\n{head.rstrip()}\n```\n{FORM}"
         # In the prompt the function has a docstring and no body: fit to be run beside the tests.
         setup = f"candidate = {name}\n{head}\n{name} = candidate\n{test}"
-        tests = Tests(("check(candidate)",), (name,), setup)
+        tests = ProgramTests(("check(candidate)",), (name,), setup)
         data = tests, f"{head}\n"
         return Example(str(row.get("task_id", place)), question, fenced(head + solution), data)
 
-    def _program(self, text: str, tests: Tests) -> Found | None:
+    def _program(self, text: str, tests: ProgramTests) -> Found | None:
         found, (name,) = super()._program(text, tests), tests.names
         if found and defines(found.source, name):
             return found

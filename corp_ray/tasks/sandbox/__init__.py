@@ -18,7 +18,7 @@ from corp_ray.tasks.sandbox import values
 from corp_ray.tasks.sandbox.tester import FAILED, PASSED, UNSUPPORTED
 from corp_ray.tasks.sandbox.walls import Limits
 
-__all__ = ["LAYERS", "Limits", "Sandbox", "SandboxError", "Tests", "UnsupportedTests", "Verdict"]
+__all__ = ["LAYERS", "Limits", "Sandbox", "SandboxError", "ProgramTests", "UnsupportedTests", "Verdict"]
 
 _ROOT = Path(__file__).resolve().parents[3]
 _START = (
@@ -33,7 +33,16 @@ _TESTER_EXTRA_S = 5
 _CLOCK_S = 0.5  # how far apart the kernel and its accounting may be
 
 
-LAYERS = ("namespaces", "landlock", "seccomp")  # given up in this order where a machine lacks them
+LAYERS = ("namespaces", "identity", "landlock", "seccomp")
+# What a machine may lack, from the strongest walls to the weakest. Only behind landlock may a
+# program keep its user: one that could not read Python's library otherwise.
+_WEAKER: tuple[frozenset[str], ...] = (
+    frozenset(),
+    frozenset({"namespaces"}),
+    frozenset({"namespaces", "identity"}),
+    frozenset({"namespaces", "landlock"}),
+    frozenset({"namespaces", "landlock", "seccomp"}),
+)
 
 
 class SandboxError(Exception):
@@ -45,7 +54,7 @@ class UnsupportedTests(SandboxError):
 
 
 @dataclass(frozen=True)
-class Tests:
+class ProgramTests:
     """Trusted tests: `setup` runs once, then each of `statements`; all must run through.
 
     `names` are those that the program defines, `setup` and `statements` use.
@@ -122,7 +131,8 @@ class _Server:
             self.process.stderr.close()
 
 
-_TRIVIAL = Tests(("assert one() == 1",), ("one",))
+_TRIVIAL_PROGRAM = "import colorsys\ndef one(): return 1"  # a module that nothing has loaded yet
+_TRIVIAL = ProgramTests(("assert one() == 1",), ("one",))
 
 
 class Sandbox:
@@ -139,7 +149,7 @@ class Sandbox:
         self._server: _Server | None = None
         self._tried = False
 
-    def run(self, program: str, tests: Tests) -> Verdict:
+    def run(self, program: str, tests: ProgramTests) -> Verdict:
         """Whether `program` passes. Errors: SandboxError when that could not be found out."""
         try:
             return self._run(self._started(), program, tests)
@@ -156,20 +166,20 @@ class Sandbox:
         if self._server is not None:
             return self._server
         problems = []
-        for weaker in range(len(LAYERS) + 1):
-            without = self.without | set(LAYERS[:weaker])
+        for weaker in _WEAKER:
+            without = self.without | weaker
             try:
                 self._server = _Server(without)
-                if self._run(self._server, "def one(): return 1", _TRIVIAL).passed:
+                if self._run(self._server, _TRIVIAL_PROGRAM, _TRIVIAL).passed:
                     self.without, self._tried = without, True
                     return self._server
-                problems.append("a trivial program fails")
+                problems.append("a program cannot read the Python library")
             except (SandboxError, OSError) as error:
                 problems.append(str(error))
             self.close()
         raise SandboxError(f"no sandbox starts here: {'; '.join(dict.fromkeys(problems))}")
 
-    def _run(self, server: _Server, program: str, tests: Tests) -> Verdict:
+    def _run(self, server: _Server, program: str, tests: ProgramTests) -> Verdict:
         tester_limits = dataclasses.replace(self.limits, cpu_s=self.limits.cpu_s + _TESTER_EXTRA_S)
         between = socket.socketpair()
         host, judge = socket.socketpair()

@@ -58,7 +58,7 @@ class _Server:
     def __init__(self, without: list[str]):
         self._namespaces = "namespaces" not in without
         self._seccomp, self._landlock = "seccomp" not in without, "landlock" not in without
-        self._several_users = os.geteuid() == 0
+        self._several_users = os.geteuid() == 0 and "identity" not in without
         if self._namespaces:
             try:
                 walls.unshare(_SHARED)

@@ -116,7 +116,7 @@ class Limits:
     memory_bytes: int = 1 << 30
     file_bytes: int = 16 << 20
     open_files: int = 64
-    processes: int = 32
+    processes: int = 16
 
 
 def limit(limits: Limits, *, writable: bool) -> None:
@@ -142,12 +142,11 @@ def nobodys_id(number: int) -> int:
     return _NOBODYS_IDS + number if os.geteuid() == 0 else 0
 
 
-def be_nobody(user: int) -> bool:
-    """Give up identity (when `user` is not 0) and every capability for good; True if it changed."""
+def be_nobody(user: int) -> None:
+    """Give up identity (when `user` is not 0) and every capability for good."""
     for capability in range(64):
         if _libc.prctl(_DROP_BOUNDING, capability, 0, 0, 0):
             break
-    changed = False
     for wanted in (user, _NOBODY) if user else ():
         try:
             os.setgroups([])
@@ -155,13 +154,11 @@ def be_nobody(user: int) -> bool:
             os.setresuid(wanted, wanted, wanted)
         except OSError:  # an id that this user namespace does not map, or no right to change
             continue
-        changed = True
         break
     header, nothing = ctypes.c_char_p(b"\x22\x05\x08\x20" + bytes(4)), ctypes.c_char_p(bytes(24))
     _checked(_libc.capset(header, nothing), "capset")
     _checked(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "no_new_privs")
     _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
-    return changed
 
 
 def die_with_parent() -> None:
@@ -198,8 +195,10 @@ def give_up(limits: Limits, user: int, *, files: bool, calls: bool, writable: bo
     """The last steps before a program runs: limits, identity, death with the parent, filters."""
     limit(limits, writable=writable)
     be_nobody(user)
+    if os.geteuid() == 0 and not (files or writable):
+        raise PermissionError("root can give up neither its identity nor its files here")
     die_with_parent()
     if files:
-        filters.deny_files(python_folders(), DEVICES)
+        filters.deny_files([*python_folders(), os.getcwd()], DEVICES)
     if calls:
         filters.deny_calls()
