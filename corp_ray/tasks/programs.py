@@ -13,14 +13,14 @@ import logging
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.program_text import Found, defines, find_program
-from corp_ray.tasks.sandbox import Limits, Sandbox, SandboxError, ProgramTests
+from corp_ray.tasks.sandbox import Limits, ProgramTests, Sandbox, SandboxError
 from corp_ray.tasks.sandbox.probe import described
 from corp_ray.tasks.sources import Row, Upstream, read_rows
 
@@ -63,7 +63,9 @@ class ProgramsTask:
             self._refuse_what_is_open()
 
     def examples(self) -> Sequence[Example]:
-        return [self._example(place, row) for place, row in read_rows(self.upstream, **self._source)]
+        return [
+            self._example(place, row) for place, row in read_rows(self.upstream, **self._source)
+        ]
 
     def _example(self, place: str, row: Row) -> Example:
         raise NotImplementedError
@@ -141,13 +143,19 @@ class MBPPTask(ProgramsTask):
     def _example(self, place: str, row: Row) -> Example:
         if isinstance(row.get("reward_model"), dict):
             question = (row.get("extra_info") or {}).get("text")
-            row = {"text": question, **(row["reward_model"].get("ground_truth") or {}), **(row.get("extra_info") or {})}
+            row = {
+                "text": question,
+                **(row["reward_model"].get("ground_truth") or {}),
+                **(row.get("extra_info") or {}),
+            }
         text = text_of(row, ("text", "prompt"), place)
         source = text_of(row, ("code",), place)
         tests = [test.replace("\r\n", "\n").strip() for test in _texts(row, "test_list", place)]
         if not tests:
             raise TaskError(f"{place}: 'test_list' is empty")
-        setup = "\n".join([*_texts(row, "test_imports", place), *_texts(row, "test_setup_code", place)])
+        setup = "\n".join(
+            [*_texts(row, "test_imports", place), *_texts(row, "test_setup_code", place)]
+        )
         setup = setup.replace("\r\n", "\n").strip()
         shown = "\n".join([setup, *tests] if setup else tests)
         question = f"{text}\n\nThe program must pass these tests:\n```\n{shown}\n```\n{FORM}"
@@ -174,11 +182,8 @@ def split_names(place: str, setup: str, tests: Sequence[str], reference: str) ->
     Modules that tests take from the reference's imports are imported beside the tests.
     Errors: TaskError for what is not Python.
     """
-    parsed = [_parsed(place, text) for text in (setup, *tests)]
-    try:
-        theirs = ast.parse(reference)
-    except (SyntaxError, ValueError) as error:
-        raise TaskError(f"{place}: the reference program is not Python ({error})") from error
+    parsed = [_parsed(place, "a test", text) for text in (setup, *tests)]
+    theirs = _parsed(place, "the reference program", reference)
     used, bound = set[str](), set[str]()
     for tree in parsed:
         for node in ast.walk(tree):
@@ -201,11 +206,12 @@ def split_names(place: str, setup: str, tests: Sequence[str], reference: str) ->
     return ProgramTests(tuple(tests), tuple(names), "\n".join([*borrowed, setup]).strip())
 
 
-def _parsed(place: str, text: str) -> ast.Module:
+def _parsed(place: str, what: str, text: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        with warnings.catch_warnings(action="ignore"):  # "\d" in a string: their style, not ours
+            return ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        raise TaskError(f"{place}: a test is not Python ({error}): {text[:60]!r}") from error
+        raise TaskError(f"{place}: {what} is not Python ({error}): {text[:60]!r}") from error
 
 
 def _bound_by(node: ast.AST) -> Iterator[str]:
@@ -215,6 +221,8 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
         yield node.name
     elif isinstance(node, ast.arg):
         yield node.arg
+    elif isinstance(node, ast.ExceptHandler) and node.name:
+        yield node.name
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
@@ -236,10 +244,12 @@ class HumanEvalTask(ProgramsTask):
     upstream = Upstream("openai/openai_humaneval", split="test", folder="humaneval")
 
     def _example(self, place: str, row: Row) -> Example:
-        head, test, name = (text_of(row, (field,), place) for field in ("prompt", "test", "entry_point"))
+        head, test, name = (
+            text_of(row, (field,), place) for field in ("prompt", "test", "entry_point")
+        )
         solution = text_of(row, ("canonical_solution",), place)
-        for part in (head, test):
-            _parsed(place, part)
+        _parsed(place, "'prompt'", head)
+        _parsed(place, "'test'", test)
         question = f"Complete this function:\n```python\n{head.rstrip()}\n```\n{FORM}"
         # In the prompt the function has a docstring and no body: fit to be run beside the tests.
         setup = f"candidate = {name}\n{head}\n{name} = candidate\n{test}"

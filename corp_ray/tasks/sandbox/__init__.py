@@ -18,7 +18,15 @@ from corp_ray.tasks.sandbox import values
 from corp_ray.tasks.sandbox.tester import FAILED, PASSED, UNSUPPORTED
 from corp_ray.tasks.sandbox.walls import Limits
 
-__all__ = ["LAYERS", "Limits", "Sandbox", "SandboxError", "ProgramTests", "UnsupportedTests", "Verdict"]
+__all__ = [
+    "LAYERS",
+    "Limits",
+    "ProgramTests",
+    "Sandbox",
+    "SandboxError",
+    "UnsupportedTests",
+    "Verdict",
+]
 
 _ROOT = Path(__file__).resolve().parents[3]
 _START = (
@@ -99,7 +107,9 @@ class _Server:
             self.process.kill()
             _, said = self.process.communicate()
             self.close()
-            raise SandboxError(said.decode(errors="replace").strip().rpartition("\n")[2] or "silent")
+            raise SandboxError(
+                said.decode(errors="replace").strip().rpartition("\n")[2] or "silent"
+            )
         self._done_with_errors()
 
     def box(self, role: str, limits: Limits, sockets: Sequence[socket.socket]) -> socket.socket:

@@ -57,7 +57,9 @@ def _rules(machine: str) -> bytes:
         _step(_AT_LEAST, _X32_BIT, 0, 1),
         deny,
         _step(_EQUAL, _CLONE3, 0, 1),
-        _step(_RETURN, _ERRNO | _ENOSYS),  # the C library then asks for clone, whose flags can be read
+        _step(
+            _RETURN, _ERRNO | _ENOSYS
+        ),  # the C library then asks for clone, whose flags can be read
     ]
     for number in _DENIED[machine]:
         steps += [_step(_EQUAL, number, 0, 1), deny]

@@ -7,7 +7,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from corp_ray.tasks.sandbox import LAYERS, Sandbox, ProgramTests
+from corp_ray.tasks.sandbox import LAYERS, ProgramTests, Sandbox
 
 _PROBE = """
 import os, socket
@@ -70,7 +70,9 @@ def reached(sandbox: Sandbox) -> tuple[str, ...]:
         return tuple(
             what
             for what, call in tries.items()
-            if not sandbox.run(_PROBE, ProgramTests((f"assert {call} is False",), (call.partition("(")[0],))).passed
+            if not sandbox.run(
+                _PROBE, ProgramTests((f"assert {call} is False",), (call.partition("(")[0],))
+            ).passed
         )
 
 

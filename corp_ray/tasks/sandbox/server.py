@@ -23,7 +23,10 @@ from typing import Any, NoReturn
 
 from corp_ray.tasks.sandbox import guest, tester, walls
 
-ROLES: dict[str, Callable[[list[socket.socket]], None]] = {"guest": guest.main, "tester": tester.main}
+ROLES: dict[str, Callable[[list[socket.socket]], None]] = {
+    "guest": guest.main,
+    "tester": tester.main,
+}
 REQUEST_BYTES = 1 << 12
 _MOST_SOCKETS = 3
 _BOX = walls.NEW_PROCESSES | walls.NEW_MOUNTS | walls.NEW_IPC
@@ -131,7 +134,7 @@ class _Server:
         os.close(failure)
         for one in held:
             one.close()
-        select.select([wake, life], [], [])
+        select.select([wake, life.fileno()], [], [])
         os.kill(process, signal.SIGKILL)
         _, _, used = os.wait4(process, 0)
         if not self._namespaces:

@@ -37,6 +37,7 @@ class _Program:
     def __init__(self, channel: socket.socket):
         self._channel = channel
         self.stopped: Stop | None = None
+        self.raised: list[Exception] = []
 
     def ask(self, *request: Any) -> list[Any]:
         """What follows "v" in the reply. Errors: what the program raised, Stop."""
@@ -51,7 +52,9 @@ class _Program:
             case ["v", *parts]:
                 return parts
             case ["e", str(name), str(message)]:
-                raise _exception(name, message)
+                error = _exception(name, message)
+                self.raised.append(error)
+                raise error
         raise self.stop(FAILED, "the program's answer: no reply")
 
     def stop(self, status: str, reason: str) -> Stop:
@@ -144,9 +147,7 @@ def _exception(name: str, message: str) -> Exception:
     kind = vars(builtins).get(name)
     if isinstance(kind, type) and issubclass(kind, Exception):
         with contextlib.suppress(TypeError):  # the few that take more than a message
-            error = kind(message)
-            error.from_program = True
-            return error
+            return kind(message)
     return ProgramError(f"{name}: {message}")
 
 
@@ -158,11 +159,16 @@ def main(sockets: list[socket.socket]) -> None:
     values.send(host, [nonce, status, reason[:300]])
 
 
-def _judge(program: _Program, source: str, setup: str, tests: list[str], names: list[str]) -> tuple[str, str]:
+def _judge(
+    program: _Program, source: str, setup: str, tests: list[str], names: list[str]
+) -> tuple[str, str]:
     random.seed(0)
     where = "setup"
     try:
-        codes = [compile(setup, "<setup>", "exec"), *(compile(test, "<test>", "exec") for test in tests)]
+        codes = [
+            compile(setup, "<setup>", "exec"),
+            *(compile(test, "<test>", "exec") for test in tests),
+        ]
     except (SyntaxError, ValueError) as error:
         return UNSUPPORTED, f"a test is not Python: {error}"
     try:
@@ -182,6 +188,6 @@ def _judge(program: _Program, source: str, setup: str, tests: list[str], names: 
     except Stop as stop:
         return stop.status, stop.reason
     except BaseException as error:  # noqa: BLE001 whatever a test raises, it did not pass
-        theirs = isinstance(error, ImportError) and not hasattr(error, "from_program")
+        theirs = isinstance(error, ImportError) and error not in program.raised
         return UNSUPPORTED if theirs else FAILED, f"{where}: {type(error).__name__}: {error}"
     return PASSED, ""

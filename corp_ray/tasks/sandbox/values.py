@@ -171,7 +171,7 @@ def _decode_tagged(message: Any, other: Callable[..., Any]) -> Any:
             return decimal.Decimal(text)
         case "F", [str(over), str(under)]:
             return fractions.Fraction(int(over, 16), int(under, 16))
-        case ("datetime" | "date" | "time"), [str(text)]:
+        case (("datetime" | "date" | "time"), [str(text)]):
             return getattr(datetime, tag).fromisoformat(text)
         case "y", [str(name)] if id(vars(builtins).get(name)) in _BUILTINS:
             return vars(builtins)[name]

@@ -43,7 +43,11 @@ def be_root_of_own_users() -> None:
     """A new user namespace where this process has all rights over what is its own."""
     user, group = os.geteuid(), os.getegid()
     unshare(NEW_USERS)
-    for name, content in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {user} 1"),
+        ("gid_map", f"0 {group} 1"),
+    ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(content)
 
@@ -59,7 +63,9 @@ def python_folders() -> list[str]:
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     arguments = (part.encode() or None for part in (source, target, kind))
-    _checked(_libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
+    _checked(
+        _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}"
+    )
 
 
 def _bind(path: str, root: str) -> None:
