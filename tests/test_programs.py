@@ -97,6 +97,7 @@ def mutated(example, how):
     return f"```python\n{source}\n```"
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("how", ["wrapped", "renamed", "emptied"])
 def test_mutated_mbpp_references_fail(how):
     examples = mbpp()[::9]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -268,6 +270,28 @@ def test_an_attack_scores_nothing_and_leaves_nothing(walls, attack):
     assert walls.run(HONEST, SQUARE).passed
 
 
+def test_limits_are_those_that_were_set(walls):
+    program = """
+import os
+def memory():
+    try:
+        return len(bytearray(600 << 20))
+    except MemoryError:
+        return "refused"
+def files():
+    try:
+        return [os.pipe() for _ in range(64)] and None
+    except OSError:
+        return "refused"
+def loop():
+    while True: pass
+"""
+    for name in ("memory", "files"):
+        assert walls.run(program, ProgramTests((f"assert {name}() == 'refused'",), (name,))).passed
+    verdict = walls.run(program, ProgramTests(("loop()",), ("loop",)))
+    assert "the program ended (after " in verdict.reason and "of CPU time" in verdict.reason
+
+
 def test_sleep_ends_at_the_wall_limit(walls):
     walls.limits = HASTY
     try:
@@ -401,6 +425,23 @@ def test_a_lost_server_is_an_error_once_and_never_a_zero(walls):
     with pytest.raises(SandboxError):
         walls.run(HONEST, SQUARE)
     assert walls.run(HONEST, SQUARE).passed
+
+
+def test_a_killed_host_leaves_no_process():
+    before = processes()
+    script = (
+        "from corp_ray.tasks.sandbox import ProgramTests, Sandbox\n"
+        "Sandbox().run('import time\\ndef f(): time.sleep(1000)', ProgramTests(('f()',), ('f',)))"
+    )
+    host = subprocess.Popen([sys.executable, "-c", script])
+    deadline, seen = time.monotonic() + 60, 0
+    while seen < 5 and time.monotonic() < deadline:
+        time.sleep(0.1)  # a server, two keepers, two boxes, for half a second
+        seen = seen + 1 if len(processes() - before) >= 5 else 0
+    assert seen == 5
+    host.kill()
+    host.wait()
+    assert not left_over(before)
 
 
 def test_closing_leaves_no_process():

@@ -1,4 +1,26 @@
-"""A sandbox for programs that a model wrote. (docstring below)"""
+"""A sandbox for Python programs that a model wrote, and a verdict that they cannot forge.
+
+`Sandbox.run` starts two boxed processes. One runs the program (guest.py); the other holds the tests
+and stand-ins for what the program defines (tester.py). Calls go across a socket as plain data, so
+every comparison is made between objects that the tester built, and the program holds neither tests
+nor nonce nor the channel of the verdict: there is nothing to find, patch or write to.
+
+Around each process: a session of its own, no environment, no output (what is printed goes to
+/dev/null), and
+- limits: CPU and wall time, memory, processes, open files, file size, 8 MiB an answer;
+- namespaces: an empty root with Python's library read-only, four devices and a folder in memory of
+  16 MiB; no network, no process but its own, whatever it forks dies with it; no System V objects;
+- identity: where the host is root, a user id that nobody has; no capabilities, no way to gain any;
+- seccomp (x86-64, arm64): no sockets, processes, programs, namespaces, mounts, tracing, signals out;
+- landlock, where there are no namespaces: only Python's library can be read, nothing written.
+Where a machine lacks a layer, the others hold; probe.py finds out by trying what is open.
+
+Not covered: holes in the kernel or in CPython's JSON reader; the clock, so that a program can behave
+by the hour; file names and sizes where neither namespaces nor landlock hide them; kernel memory that
+no limit counts; programs that know the tests by heart, since the prompt shows them; other systems
+than Linux. Not supported: packages beyond the standard library; tests that hand functions of their
+own to the program, or compare two objects of the program's classes (UnsupportedTests).
+"""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ _WARM = (
 def main(control: int, without: list[str]) -> None:
     """Serve until the host hangs up. `without` names layers to leave out."""
     os.environ.clear()
+    sys.argv[:] = [""]
     sys.path[:] = [path for path in sys.path if path.startswith(sys.base_prefix)]
     for name in _WARM.split():
         importlib.import_module(name)

@@ -52,9 +52,8 @@ class _Program:
             case ["v", *parts]:
                 return parts
             case ["e", str(name), str(message)]:
-                error = _exception(name, message)
-                self.raised.append(error)
-                raise error
+                self.raised.append(_exception(name, message))
+                raise self.raised[-1]
         raise self.stop(FAILED, "the program's answer: no reply")
 
     def stop(self, status: str, reason: str) -> Stop:
