@@ -12,6 +12,8 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Grade
@@ -173,6 +175,35 @@ RIGHT = "def double(x):\n    return x + x"
 def test_the_program_is_found_in_what_models_write(double, text, grade):
     task, example = double
     assert task.reward(example, text) == grade
+
+
+PIECES = (
+    "```python\n",
+    "```",
+    "\n",
+    "<answer>",
+    "</answer>",
+    "</think>",
+    "def double(x):\n",
+    " = ",
+    "(",
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=20)), max_size=40))
+def test_no_text_breaks_the_search_for_a_program(pieces):
+    found = find_program("".join(pieces), ("double",))
+    assert found is None or found.source.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```python\n\ud800\n```", "```python\n\0\n```", "def f(" + "(" * 10_000, "def f():" * 10**5],
+)
+def test_strange_programs_are_graded_and_nothing_else(double, text):
+    task, example = double
+    assert task.reward(example, text).reward == 0.0
+    assert task.reward(example, text).outcome == GRADED
 
 
 def test_the_prompt_names_tests_and_form_and_the_answer_is_right(double):

@@ -56,7 +56,7 @@ class ProgramsTask:
         self._system_prompt = system_prompt
         self._sandbox = Sandbox(LIMITS)
         self._lock = threading.Lock()
-        self._warned = False
+        self._said = False
         python = ".".join(map(str, sys.version_info[:2]))
         self.version = f"{self.kind} {_VERSION} python {python}"
         if sandbox == "strict":
@@ -81,7 +81,7 @@ class ProgramsTask:
         form = float(found.asked_form)
         try:
             with self._lock:
-                self._warn_of_what_is_open()
+                self._say_what_is_open()
                 verdict = self._sandbox.run(before + found.source, tests)
         except SandboxError as error:
             logging.getLogger(__name__).warning("%s %s: %s", self.kind, example.id, error)
@@ -106,14 +106,13 @@ class ProgramsTask:
         if opened:
             raise TaskError(f"task.sandbox='strict': refused on this machine ({line})")
 
-    def _warn_of_what_is_open(self) -> None:
-        """Once, before the first program runs."""
-        if self._warned:
+    def _say_what_is_open(self) -> None:
+        """Once, before the first program runs: a warning where anything is."""
+        if self._said:
             return
         line, opened = described(self._sandbox)
-        if opened:
-            logging.getLogger(__name__).warning("%s", line)
-        self._warned = True
+        logging.getLogger(__name__).log(logging.WARNING if opened else logging.INFO, "%s", line)
+        self._said = True
 
     def close(self) -> None:
         self._sandbox.close()

@@ -58,6 +58,7 @@ _START = (
     "main(int(sys.argv[2]), sys.argv[3].split())"
 )
 _START_S = 60.0
+_LONGEST_PROGRAM = 500_000  # characters; a frame holds it however it is escaped
 _END_S = 30.0
 _TESTER_EXTRA_S = 5
 _CLOCK_S = 0.5  # how far apart the kernel and its accounting may be
@@ -183,6 +184,8 @@ class Sandbox:
 
     def run(self, program: str, tests: ProgramTests) -> Verdict:
         """Whether `program` passes. Errors: SandboxError when that could not be found out."""
+        if len(program) > _LONGEST_PROGRAM:
+            return Verdict(False, f"longer than {_LONGEST_PROGRAM} characters")
         try:
             return self._run(self._started(), program, tests)
         except UnsupportedTests:
