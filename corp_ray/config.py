@@ -116,6 +116,8 @@ def task_settings(task: TaskConfig) -> dict[str, Any]:
         names = "path arguments system_prompt"
     elif kind in FAMILIES:
         names = "path dataset subset split system_prompt"
+        if kind in ("mbpp", "humaneval"):
+            names += " sandbox"
     else:
         names = "path question_field answer_field answer_pattern grader system_prompt"
     return {"kind": kind} | {name: getattr(task, name) for name in names.split()}

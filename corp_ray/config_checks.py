@@ -16,6 +16,7 @@ _CHOICES = {
     "model.chat_template": ("auto", "always", "never"),
     "task.kind": ("auto", "reasoning_gym", "rows", *FAMILIES),
     "task.answer": ("text", "last_number"),
+    "task.sandbox": ("auto", "strict"),
     "engine.device": ("auto", "cpu", "cuda"),
     "engine.pristine": ("auto", "device", "host", "disk"),
 }

@@ -126,6 +126,7 @@ def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
         ("model.dtype=int8", ["model.dtype='int8'", "bfloat16"]),
         ("task.kind=exams", ["task.kind='exams'", "rows"]),
         ("task.kind=rows", ["task.path=''", "rows"]),
+        ("task.sandbox=none", ["task.sandbox='none'", "strict"]),
         ("engine.kind=vlm", ["engine.kind='vlm'"]),
         ("engine.device=tpu", ["engine.device='tpu'"]),
         ("ray.gpus_per_engine=-0.5", ["ray.gpus_per_engine=-0.5"]),

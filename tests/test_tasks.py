@@ -134,7 +134,7 @@ def test_reasoning_gym_refuses_what_it_does_not_know():
     assert "nope" in refusal(lambda: chain_sum(arguments={"nope": 1}))
     assert "max_terms" in refusal(lambda: chain_sum(arguments={"min_terms": 5, "max_terms": 2}))
     assert "'exams'" in refusal(lambda: make_task("exams"))
-    assert {"reasoning_gym", "rows", "python_file"} <= set(kinds())
+    assert {"reasoning_gym", "rows", "python_file", "mbpp", "humaneval"} <= set(kinds())
 
 
 def test_a_failing_verifier_is_an_outcome_not_a_zero():

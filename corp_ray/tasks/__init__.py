@@ -40,6 +40,8 @@ _KINDS = {
     "gsm8k": ("corp_ray.tasks.gsm8k", "Gsm8kTask"),
     "math500": ("corp_ray.tasks.math500", "Math500Task"),
     "olympiadbench": ("corp_ray.tasks.olympiadbench", "OlympiadBenchTask"),
+    "humaneval": ("corp_ray.tasks.programs", "HumanEvalTask"),
+    "mbpp": ("corp_ray.tasks.programs", "MBPPTask"),
     "reasoning_gym": ("corp_ray.tasks.reasoning_gym", "ReasoningGymTask"),
     "rows": ("corp_ray.tasks.rows", "RowsTask"),
     "python_file": ("corp_ray.tasks.python_file", "PythonFileTask"),

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.bench import driver, grading, rows, scheduling
+from tests.bench import driver, grading, rows, sandbox, scheduling
 from tests.bench.model import bfloat16_weights
 
 
@@ -21,6 +21,7 @@ def shown(value, unit):
         "s": (1, "s"),
         "ms": (1, "ms"),
         "share": (0.01, "%"),
+        "programs/s": (1, "/s"),
     }
     factor, short = scaled[unit]
     return (
@@ -39,6 +40,11 @@ def measured(folder, threads):
     yield from scheduling.bench_rows()
     yield driver.table_load()
     yield driver.consolidate_large()
+    programs = sandbox.sandbox_programs()
+    if programs:
+        yield programs
+    else:
+        print(f"{'sandbox_programs':<24} left out: no {sandbox.DATA}")
     pristine = bfloat16_weights(folder)
     yield rows.apply_candidate(pristine, threads)
     yield from rows.sweep_materialise(pristine, threads)
