@@ -29,6 +29,7 @@ from corp_ray.tasks.splits import NAMES, make_splits
 
 _SHOWN = 3
 _GRADED = 200  # gold answers that are graded; more say nothing new
+_FEW = 0.05  # of right answers may be longer than the limit: published ones can be wordy
 _INSTRUCT = ("instruct", "chat", "-it", "_it")
 
 
@@ -143,8 +144,9 @@ def _check_answer_lengths(patient: Patient, tokenizer: Any) -> Iterator[Finding]
     over = sum(length + 1 > limit for length in lengths)  # the end token counts
     said = f"right answers have up to {max(lengths)} tokens, decoding.max_new_tokens={limit}"
     if over:
+        level = PROBLEM if over > _FEW * len(lengths) else WARNING
         yield Finding(
-            "lengths", PROBLEM, f"{said}: {over} of {len(lengths)} cannot be written in full"
+            "lengths", level, f"{said}: {over} of {len(lengths)} cannot be written in full"
         )
     else:
         yield Finding("lengths", OK, said)
