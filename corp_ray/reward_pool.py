@@ -35,7 +35,7 @@ class RewardPool:
     `limit_s` is what one answer may take. May be used by several threads at once.
     """
 
-    def __init__(self, settings: dict[str, Any], *, processes: int = 0, limit_s: float = 30.0):
+    def __init__(self, settings: dict[str, Any], *, processes: int = 0, limit_s: float = 60.0):
         self._settings, self._limit_s = settings, limit_s
         self._processes = processes or processes_here()
         self._threads = ThreadPoolExecutor(self._processes, thread_name_prefix="grading")

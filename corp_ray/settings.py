@@ -54,7 +54,7 @@ class TaskConfig:
     system_prompt: str = ""
     sandbox: str = "auto"  # mbpp, humaneval: strict refuses machines that leave something open
     grading_processes: int = 0  # beside each engine; 0: a quarter of the node's CPUs, from 1 to 8
-    grading_limit_s: float = 30.0  # what grading one answer may take before it counts as failed
+    grading_limit_s: float = 60.0  # what grading one answer may take before it counts as failed
     max_error_share: float = 0.1  # a run stops when more of a candidate's gradings fail than this
 
 

@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corp_ray.errors import TaskError
@@ -190,6 +190,7 @@ PIECES = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=20)), max_size=40))
 def test_no_text_breaks_the_search_for_a_program(pieces):
     found = find_program("".join(pieces), ("double",))

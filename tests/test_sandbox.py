@@ -420,11 +420,13 @@ def test_random_numbers_and_sets_come_alike_every_time(walls):
 
 
 def test_a_lost_server_is_an_error_once_and_never_a_zero(walls):
+    folder = walls._server._folder
     walls._server.process.kill()
     walls._server.process.wait()
     with pytest.raises(SandboxError):
         walls.run(HONEST, SQUARE)
     assert walls.run(HONEST, SQUARE).passed
+    assert not folder or not Path(folder).exists()
 
 
 def test_a_killed_host_leaves_no_process():

@@ -27,7 +27,7 @@ class TaskSettings:
     version: str
     digests: dict[str, str]
     processes: int = 0
-    limit_s: float = 30.0
+    limit_s: float = 60.0
 
     def examples(self, task: Any, names: Sequence[str]) -> dict[str, tuple[Example, ...]]:
         """The named splits. TaskError when this node's data or grader is not the driver's."""

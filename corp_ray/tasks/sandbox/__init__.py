@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -123,10 +124,10 @@ class _Server:
             )
         self.control.settimeout(_START_S)
         try:
-            ready = self.control.recv(16) == b"ready\n"
+            word, _, self._folder = self.control.recv(1 << 12).decode().partition(" ")
         except OSError:
-            ready = False
-        if not ready:
+            word, self._folder = "", ""
+        if word != "ready":
             self.process.kill()
             _, said = self.process.communicate()
             self.close()
@@ -157,6 +158,9 @@ class _Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self._folder:
+            with contextlib.suppress(OSError):  # the server removes it unless it was killed
+                os.rmdir(self._folder)
         self._done_with_errors()
 
     def _done_with_errors(self) -> None:

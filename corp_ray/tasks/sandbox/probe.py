@@ -39,6 +39,9 @@ def signals(process):
         return False
     return True
 
+def user():
+    return os.getuid()
+
 def starts_processes():
     try:
         if os.fork() == 0:
@@ -77,10 +80,15 @@ def reached(sandbox: Sandbox) -> tuple[str, ...]:
 
 
 def active(sandbox: Sandbox) -> tuple[str, ...]:
-    """The layers in force after a run. Landlock only stands in for namespaces."""
-    instead = {"landlock"} if "namespaces" not in sandbox.without else set()
-    layers = [layer for layer in LAYERS if layer not in sandbox.without | instead]
-    return (*layers, "limits")
+    """The layers in force. Landlock only stands in for namespaces; identity is for hosts that run
+    as root. Errors: SandboxError."""
+    changed = ProgramTests((f"assert user() != {os.geteuid()}",), ("user",))
+    idle = set(sandbox.without)
+    if os.geteuid() != 0 or not sandbox.run(_PROBE, changed).passed:
+        idle.add("identity")
+    if "namespaces" not in sandbox.without:
+        idle.add("landlock")
+    return (*(layer for layer in LAYERS if layer not in idle | sandbox.without), "limits")
 
 
 def described(sandbox: Sandbox) -> tuple[str, tuple[str, ...]]:

@@ -50,11 +50,11 @@ def main(control: int, without: list[str]) -> None:
     host = socket.socket(fileno=control)
     server = _Server(without)
     gc.freeze()
-    with server.folder():
+    with server.folder() as made:
         quiet = os.open("/dev/null", os.O_RDWR)
         os.dup2(quiet, 2)  # what programs print goes nowhere
         os.close(quiet)
-        host.sendall(b"ready\n")
+        host.sendall(f"ready {made}".encode())
         server.serve(host)
 
 
@@ -73,18 +73,19 @@ class _Server:
             walls.enter_empty_root()
 
     @contextlib.contextmanager
-    def folder(self) -> Iterator[None]:
+    def folder(self) -> Iterator[str]:
         """Where there are no namespaces: one empty folder that nobody may write to."""
         if self._namespaces:
-            yield
+            yield ""
             return
         made = tempfile.mkdtemp(prefix="corp-box-")
         os.chmod(made, 0o555)
         os.chdir(made)
         try:
-            yield
+            yield made
         finally:
-            os.rmdir(made)
+            with contextlib.suppress(OSError):  # the host may have been first
+                os.rmdir(made)
 
     def serve(self, host: socket.socket) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
