@@ -34,6 +34,7 @@ SMALL = (
     "consolidation.steps=[2.0]",
     "consolidation.quantiles=[0.5]",
     "recentering.rounds=0",
+    "ray.engines=1",  # loading more of them than there are cores takes longer than the work
 )
 DIRECTION = Direction({101: 0.003, 2**61: -0.002, 77: 0.001})
 
