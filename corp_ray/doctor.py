@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from corp_ray import config as configuration
@@ -40,7 +39,6 @@ class Patient:
     config: Config
     task: Any
     splits: dict[str, Sequence[Example]]
-    folder: Path | None = None
     prompts: dict[str, list[list[int]]] = field(default_factory=dict)
 
     @property
@@ -91,7 +89,7 @@ def _check_model(patient: Patient) -> Iterator[Finding]:
     from corp_ray.engines.prompts import render
 
     config = patient.config
-    patient.folder = folder = parameters.resolve(config.model.path)
+    folder = parameters.resolve(config.model.path)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     used = config.model.chat_template != "never" and bool(tokenizer.chat_template)
     for name, examples in patient.splits.items():

@@ -102,12 +102,9 @@ def check_format(
     asked = _asked(task, some[0])
     own = hasattr(task, "gold")
     for marker in asked:
-        if own and not any(marker in text for text in gold):
-            texts = [_FORMATS[marker](example.answer) for example in some]
-        elif own:
+        if own and any(marker in text for text in gold):
             continue  # the task's gold answers are in that format and have been graded
-        else:
-            texts = [_FORMATS[marker](example.answer) for example in some]
+        texts = [_FORMATS[marker](example.answer) for example in some]
         low = [g for g in grades(some, texts) if g.reward < 1.0]
         if low:
             yield Finding(

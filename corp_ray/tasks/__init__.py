@@ -63,11 +63,9 @@ def make_task(kind: str, **settings: Any) -> Task:
 
 
 def published(kind: str) -> Any:
-    """Where the rows of a kind are published (a `sources.Upstream`), or None for other kinds: the
-    class's `upstream`, or its module's `UPSTREAM`."""
+    """Where the rows of a kind are published (a `sources.Upstream`), or None for other kinds."""
     module, name = _KINDS[kind]
-    found = importlib.import_module(module)
-    return getattr(getattr(found, name), "upstream", getattr(found, "UPSTREAM", None))
+    return getattr(getattr(importlib.import_module(module), name), "upstream", None)
 
 
 def chat(system_prompt: str, question: str) -> Messages:

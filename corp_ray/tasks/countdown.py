@@ -17,7 +17,7 @@ from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.arithmetic import LENGTH, Expression, NotArithmetic, parse
-from corp_ray.tasks.sources import Row, Upstream, read_rows
+from corp_ray.tasks.sources import Family, Row, Upstream
 
 UPSTREAM = Upstream("Jiayi-Pan/Countdown-Tasks-3to4", split="train", folder="countdown")
 
@@ -28,7 +28,7 @@ _LABEL = re.compile(
 _SOLVABLE = 4  # numbers for which a solution is looked for where the row has none
 
 
-class CountdownTask:
+class CountdownTask(Family):
     """The prompt asks for an expression between <answer> and </answer>.
 
     Graded is what the last such tag holds; without one, the last \\boxed{} or else the last line,
@@ -38,22 +38,11 @@ class CountdownTask:
 
     version = "countdown 1"
     in_place = True
-
-    def __init__(
-        self,
-        *,
-        path: str = "",
-        dataset: str = "",
-        subset: str = "",
-        split: str = "",
-        system_prompt: str = "",
-    ):
-        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
-        self._system_prompt = system_prompt
+    upstream = UPSTREAM
 
     def examples(self) -> Sequence[Example]:
         found = []
-        for number, (place, row) in enumerate(read_rows(UPSTREAM, **self._source)):
+        for number, (place, row) in enumerate(self._rows()):
             numbers, target = _puzzle(place, row)
             question = f"{' '.join(map(str, numbers))} -> {target}"
             data = {"numbers": numbers, "target": target, "solution": _solution(row)}

@@ -11,35 +11,24 @@ from collections.abc import Sequence
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, answers, numbers, questions
-from corp_ray.tasks.sources import Upstream, read_rows
+from corp_ray.tasks.sources import Family, Upstream
 
 UPSTREAM = Upstream("openai/gsm8k", subset="main", split="train", folder="gsm8k")
 
 
-class Gsm8kTask:
+class Gsm8kTask(Family):
     """Rows with `question` and `answer` (the number after ####), or `prompt` and `reward_model`.
 
     Errors: TaskError naming the row and the field.
     """
 
     in_place = True
+    upstream = UPSTREAM
     version = "gsm8k 1"
-
-    def __init__(
-        self,
-        *,
-        path: str = "",
-        dataset: str = "",
-        subset: str = "",
-        split: str = "",
-        system_prompt: str = "",
-    ):
-        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
-        self._system_prompt = system_prompt
 
     def examples(self) -> Sequence[Example]:
         found: list[Example] = []
-        for place, row in read_rows(UPSTREAM, **self._source):
+        for place, row in self._rows():
             question, answer = questions.question_and_truth(place, row, "question", "answer")
             number = answers.after_hashes(answer) or answer
             if numbers.read(number) is None:

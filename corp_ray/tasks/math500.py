@@ -7,35 +7,28 @@ from collections.abc import Sequence
 from corp_ray.records import Example, Grade
 from corp_ray.tasks import Messages, answers, questions
 from corp_ray.tasks.mathematics import Mathematics
-from corp_ray.tasks.sources import Upstream, read_rows
+from corp_ray.tasks.sources import Family, Upstream
 
 UPSTREAM = Upstream("HuggingFaceH4/MATH-500", split="test", folder="math-500")
 
 
-class Math500Task:
+class Math500Task(Family):
     """Rows with `problem` and `answer`, or `prompt` and `reward_model`; `solution` is for
     jobs.doctor alone.
 
     Errors: TaskError naming the row and the field, or the missing package.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str = "",
-        dataset: str = "",
-        subset: str = "",
-        split: str = "",
-        system_prompt: str = "",
-    ):
-        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
-        self._system_prompt = system_prompt
+    upstream = UPSTREAM
+
+    def __init__(self, **source: str):
+        super().__init__(**source)
         self._mathematics = Mathematics()
         self.version = f"math500 1 {self._mathematics.version}"
 
     def examples(self) -> Sequence[Example]:
         found: list[Example] = []
-        for place, row in read_rows(UPSTREAM, **self._source):
+        for place, row in self._rows():
             question, answer = questions.question_and_truth(place, row, "problem", "answer")
             answer, solution = answers.box(answer) or answer, str(row.get("solution") or "").strip()
             found.append(Example(str(len(found)), question, answer, solution or None))

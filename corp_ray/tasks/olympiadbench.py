@@ -17,7 +17,7 @@ from corp_ray.errors import TaskError
 from corp_ray.records import Example, Grade
 from corp_ray.tasks import Messages, latex, questions
 from corp_ray.tasks.mathematics import Mathematics
-from corp_ray.tasks.sources import Upstream, read_rows
+from corp_ray.tasks.sources import Family, Upstream
 
 UPSTREAM = Upstream(
     "Hothan/OlympiadBench", subset="OE_TO_maths_en_COMP", split="train", folder="olympiadbench"
@@ -29,31 +29,24 @@ _SEVERAL = (
 _log = logging.getLogger(__name__)
 
 
-class OlympiadBenchTask:
+class OlympiadBenchTask(Family):
     """Rows with `question`, `final_answer` and, where there are any, `is_multiple_answer`, `unit`,
     `answer_type`, `error` and `context` (put before the question).
 
     Errors: TaskError naming the row and the field, or the missing package.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str = "",
-        dataset: str = "",
-        subset: str = "",
-        split: str = "",
-        system_prompt: str = "",
-    ):
-        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
-        self._system_prompt = system_prompt
+    upstream = UPSTREAM
+
+    def __init__(self, **source: str):
+        super().__init__(**source)
         self._mathematics = Mathematics()
         self.version = f"olympiadbench 1 {self._mathematics.version}"
 
     def examples(self) -> Sequence[Example]:
         found: list[Example] = []
         left_out = 0
-        for place, row in read_rows(UPSTREAM, **self._source):
+        for place, row in self._rows():
             if row.get("answer_type") == "Need_human_evaluate":
                 left_out += 1
                 continue

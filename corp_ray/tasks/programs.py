@@ -22,7 +22,7 @@ from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.program_text import Found, defines, find_program
 from corp_ray.tasks.sandbox import Limits, ProgramTests, Sandbox, SandboxError
 from corp_ray.tasks.sandbox.probe import described
-from corp_ray.tasks.sources import Row, Upstream, read_rows
+from corp_ray.tasks.sources import Family, Row, Upstream
 
 _VERSION = 1  # of sandbox, extraction and limits together
 LIMITS = Limits(cpu_s=5, wall_s=30.0)
@@ -32,7 +32,7 @@ FORM = (
 )
 
 
-class ProgramsTask:
+class ProgramsTask(Family):
     """What the families share: rows, the sandbox, grading.
 
     `sandbox`: "auto" takes what walls the machine has, and logs what they leave open; "strict"
@@ -40,20 +40,9 @@ class ProgramsTask:
     """
 
     kind = ""
-    upstream = Upstream("")
 
-    def __init__(
-        self,
-        *,
-        path: str = "",
-        dataset: str = "",
-        subset: str = "",
-        split: str = "",
-        system_prompt: str = "",
-        sandbox: str = "auto",
-    ):
-        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
-        self._system_prompt = system_prompt
+    def __init__(self, *, sandbox: str = "auto", **source: str):
+        super().__init__(**source)
         self._sandbox = Sandbox(LIMITS)
         self._lock = threading.Lock()
         self._said = False
@@ -63,9 +52,7 @@ class ProgramsTask:
             self._refuse_what_is_open()
 
     def examples(self) -> Sequence[Example]:
-        return [
-            self._example(place, row) for place, row in read_rows(self.upstream, **self._source)
-        ]
+        return [self._example(place, row) for place, row in self._rows()]
 
     def _example(self, place: str, row: Row) -> Example:
         raise NotImplementedError

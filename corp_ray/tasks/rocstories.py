@@ -18,14 +18,14 @@ from typing import Any
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, chat
-from corp_ray.tasks.sources import Row, Upstream, read_rows
+from corp_ray.tasks.sources import Family, Row, Upstream
 
 UPSTREAM = Upstream("shawon/rocstories-combined", split="train", folder="rocstories")
 
 _LEAST, _MOST = 2, 26  # sentences of a story; the published ones have 5
 
 
-class ROCStoriesTask:
+class ROCStoriesTask(Family):
     """The prompt letters the sentences and asks for the letters in order, as in "B,A,D,E,C".
 
     Graded is the last list of as many letters as there are sentences; when that repeats a letter,
@@ -35,22 +35,11 @@ class ROCStoriesTask:
 
     version = "rocstories 1"
     in_place = True
-
-    def __init__(
-        self,
-        *,
-        path: str = "",
-        dataset: str = "",
-        subset: str = "",
-        split: str = "",
-        system_prompt: str = "",
-    ):
-        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
-        self._system_prompt = system_prompt
+    upstream = UPSTREAM
 
     def examples(self) -> Sequence[Example]:
         found = []
-        for number, (place, row) in enumerate(read_rows(UPSTREAM, **self._source)):
+        for number, (place, row) in enumerate(self._rows()):
             shown, order = _story(place, row)
             title = str(row.get("title") or row.get("storytitle") or "")
             lettered = "\n".join(f"{a}. {s}" for a, s in zip(_letters(shown), shown, strict=True))

@@ -18,7 +18,7 @@ from corp_ray.errors import TaskError
 from corp_ray.tasks import hub
 from corp_ray.tasks.row_files import ENDINGS, Row, read_file
 
-__all__ = ["Row", "Upstream", "read_file", "read_rows"]
+__all__ = ["Family", "Row", "Upstream", "read_file", "read_rows"]
 
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 _SHARD = re.compile(r"(.+)-\d+-of-(\d+)")
@@ -163,3 +163,28 @@ def _split_of(path: Path) -> str:
     """The split that a file is named after, or ""."""
     first = re.split(r"[-_.]", path.name)[0].lower()
     return first if first in _SPLITS else ""
+
+
+class Family:
+    """What tasks with published rows share: where they are read, and the system prompt.
+
+    `upstream` is where they are published. Arguments as of `read_rows`.
+    """
+
+    upstream = Upstream("")
+
+    def __init__(
+        self,
+        *,
+        path: str = "",
+        dataset: str = "",
+        subset: str = "",
+        split: str = "",
+        system_prompt: str = "",
+    ):
+        self._source = {"path": path, "dataset": dataset, "subset": subset, "split": split}
+        self._system_prompt = system_prompt
+
+    def _rows(self) -> Iterator[tuple[str, Row]]:
+        """(place, row) for every row. Errors: as `read_rows`."""
+        return read_rows(self.upstream, **self._source)
