@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corp_ray.errors import RewardTableError, StorageError
-from corp_ray.reward_rows import read_rows
+from corp_ray.reward_rows import read_parquet, read_rows
 from corp_ray.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class RewardParts:
             raise RewardTableError(
                 f"{self._folder / name}: cannot be read ({error.strerror or error})"
             ) from error
-        return read_rows(pq.read_table(pa.BufferReader(content)))
+        return read_rows(read_parquet(pa.BufferReader(content)))
 
     def write(self, table: pa.Table) -> None:
         """One more part of this writer, in the tier of so many rows."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from corp_ray.errors import RewardTableError
 from corp_ray.noise import NOISE_VERSION
@@ -124,6 +126,16 @@ def check_identity(table: pa.Table, identity: Identity, part: str) -> None:
                     f"{part}: {name} of {table['candidate_id'][row]} on {split} is {found!r}, "
                     f"this run has {expected[split]!r}; rows of different {name} never mix"
                 )
+
+
+def read_parquet(source: Path | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file's rows, read by the calling thread alone.
+
+    Arrow's own threads, once started, can end a process in SIGABRT on its way out, all work done
+    (apache/arrow issue 34314); pool and dataset reads start them.
+    """
+    with pq.ParquetFile(source, pre_buffer=False) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def read_rows(table: pa.Table) -> pa.Table:

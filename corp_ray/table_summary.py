@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from corp_ray.reward_rows import SCHEMA, Key
+from corp_ray.reward_rows import SCHEMA, Key, read_parquet
 from corp_ray.storage import Storage
 
 _KEY = ("center_digest", "split", "direction_digest")
@@ -42,12 +41,16 @@ def summarise(folder: Storage) -> TableSummary:
     table = _read(folder)
     if table is None:
         return TableSummary()
-    rows = table.group_by(_KEY).aggregate([(name, "min") for name in _VALUES])
+    rows = table.group_by(_KEY, use_threads=False).aggregate([(name, "min") for name in _VALUES])
     summary = TableSummary()
-    for entry in rows.group_by(["round_min", "split"]).aggregate([([], "count_all")]).to_pylist():
+    for entry in (
+        rows.group_by(["round_min", "split"], use_threads=False)
+        .aggregate([([], "count_all")])
+        .to_pylist()
+    ):
         summary.rows[entry["round_min"], entry["split"]] = entry["count_all"]
     for entry in (
-        rows.group_by("split")
+        rows.group_by("split", use_threads=False)
         .aggregate([("mean_reward_min", "max"), ("seconds_min", "mean")])
         .to_pylist()
     ):
@@ -78,9 +81,7 @@ def _read(folder: Storage) -> pa.Table | None:
 def _part(folder: Storage, name: str) -> pa.Table | None:
     try:
         local = folder.local and folder.local / name
-        part = pq.ParquetFile(local or pa.BufferReader(folder.read_bytes(name)))
-        return (
-            part.read(columns=_SCHEMA.names, use_threads=False).select(_SCHEMA.names).cast(_SCHEMA)
-        )
+        source = local or pa.BufferReader(folder.read_bytes(name))
+        return read_parquet(source, _SCHEMA.names).select(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return None

@@ -3,8 +3,10 @@ crashes between any two operations; no row is lost, and none is there twice afte
 
 import logging
 import multiprocessing
+import os
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from corp_ray.reward_parts import RewardParts
 from corp_ray.reward_rows import to_table
 from corp_ray.reward_table import RewardTable
 from corp_ray.storage import Storage
+from corp_ray.table_summary import summarise
 from tests.s3_server import CREDENTIALS, serving
 from tests.test_reward_table import IDENTITY, by_id, evaluation, missing, on_disk, opened, parts
 
@@ -245,6 +248,22 @@ def fill(folder, numbers, ready):
         table.append([evaluation(number)])
         if number % 10 == 0:
             table.refresh()
+
+
+def write_merge_read(folder):
+    """Threads of this process before and after a table was filled, merged, read and counted."""
+    before = len(os.listdir("/proc/self/task"))
+    fill(folder, range(30), multiprocessing.Barrier(1))
+    assert len(opened(folder)) == 30
+    assert summarise(Storage.open(folder)).rows
+    return before, len(os.listdir("/proc/self/task"))
+
+
+def test_arrow_starts_no_threads_of_its_own(tmp_path):
+    """They can abort a process at its end, after a run that went well (apache/arrow 34314)."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        before, after = process.submit(write_merge_read, tmp_path).result()
+    assert after == before
 
 
 @pytest.mark.parametrize("taken_over", [False, True], ids=["beside", "taken over"])

@@ -63,8 +63,8 @@ def _batches(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(4096)
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield from file.iter_batches(4096, use_threads=False)
         return
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
         yield from stream
