@@ -18,13 +18,13 @@ from corp_ray.doctor_grading import check_format, check_gold, check_wrong
 from corp_ray.doctor_splits import check_answers, check_gate, check_overlap
 from corp_ray.errors import CorpError
 from corp_ray.findings import OK, PROBLEM, WARNING, Finding
-from corp_ray.preparation import prepare, with_prompt_tokens
+from corp_ray.preparation import deal, with_model, with_prompt_tokens
 from corp_ray.records import Example
 from corp_ray.reward_pool import RewardPool
 from corp_ray.settings import Config
 from corp_ray.tasks import make_task
 from corp_ray.tasks.settings import portable
-from corp_ray.tasks.splits import NAMES, make_splits
+from corp_ray.tasks.splits import NAMES, Split
 
 _SHOWN = 3
 _GRADED = 200  # gold answers that are graded; more say nothing new
@@ -38,8 +38,13 @@ class Patient:
 
     config: Config
     task: Any
-    splits: dict[str, Sequence[Example]]
+    settings: dict[str, Any]
+    dealt: dict[str, Split]
     prompts: dict[str, list[list[int]]] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, Sequence[Example]]:
+        return {name: self.dealt[name].examples for name in NAMES}
 
     @property
     def examples(self) -> list[Example]:
@@ -54,15 +59,14 @@ def examine(config: Config) -> Iterator[Finding]:
         drawn = list(task.examples())
         yield Finding("rows", OK, f"{len(drawn):,} examples, {task.version}")
         yield from check_answers(task, drawn)
-        sizes = {name: getattr(config.splits, name) for name in NAMES}
-        dealt = make_splits(task, sizes, config.splits.seed)
+        dealt = deal(config, task)
     except CorpError as error:
         yield Finding("rows", PROBLEM, str(error))
         return
     except Exception as error:  # noqa: BLE001 a task of one's own may do anything
         yield Finding("rows", PROBLEM, f"the task raised {type(error).__name__}: {error}")
         return
-    patient = Patient(config, task, {name: dealt[name].examples for name in NAMES})
+    patient = Patient(config, task, settings, dealt)
     yield from check_overlap(patient.splits)
     yield from check_gate(config.splits.gate, config.gate.alpha, config.gate.min_gain)
     yield from _guarded("prompts", lambda: _check_model(patient))
@@ -100,7 +104,9 @@ def _check_model(patient: Patient) -> Iterator[Finding]:
         yield Finding("prompt", OK, f"{example.id}, as the model reads it", shown=text)
     yield from _check_template(patient, tokenizer, used)
     longest = max(len(ids) for split in patient.prompts.values() for ids in split)
-    with_prompt_tokens(prepare(config), longest)
+    with_prompt_tokens(
+        with_model(config, patient.settings, patient.task.version, patient.dealt), longest
+    )
     yield Finding(
         "lengths", OK, f"the longest prompt has {longest} tokens, the model holds an answer to it"
     )

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from corp_ray import cluster
 from corp_ray.errors import CorpError, EngineError
 from corp_ray.records import VERIFIER_ERROR, Candidate, Evaluation, Example, Generation, Grade
-from corp_ray.reward_pool import InPlace, RewardPool, rewards_of
+from corp_ray.reward_pool import InPlace, RewardPool
 from corp_ray.tasks import in_place
 from corp_ray.tasks.settings import TaskSettings
 
@@ -53,7 +53,7 @@ class Grading:
 
     def __init__(self, task: Any, settings: TaskSettings, name: str):
         self._settings, self._name, self._numbers = settings, name, 0
-        self._here = rewards_of(task, settings) if in_place(task) else None
+        self._here = InPlace(task) if in_place(task) else None
         self._actor: Any = None
 
     async def start(self) -> list[str]:
@@ -67,7 +67,7 @@ class Grading:
 
     async def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         """One grade per answer. Errors: EngineError when the grader is lost again and again."""
-        if isinstance(self._here, InPlace):
+        if self._here is not None:
             return self._here.grade(examples, texts)
         return await self._call("grade", examples, texts)
 

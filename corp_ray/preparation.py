@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.reward_rows import Identity
 from corp_ray.settings import Config
-from corp_ray.tasks import make_task
+from corp_ray.tasks import Task, make_task
 from corp_ray.tasks.settings import TaskSettings, portable
-from corp_ray.tasks.splits import NAMES, make_splits
+from corp_ray.tasks.splits import NAMES, Split, make_splits
 
 # Names under which a config.json gives the number of positions that a model knows.
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -126,8 +127,25 @@ def prepare(config: Config) -> Prepared:
     """
     settings = portable(configuration.task_settings(config.task))
     task = make_task(**settings)
-    sizes = {name: getattr(config.splits, name) for name in NAMES}
-    splits = make_splits(task, sizes, config.splits.seed)
+    return with_model(config, settings, task.version, deal(config, task))
+
+
+def deal(config: Config, task: Task) -> dict[str, Split]:
+    """The task's splits. Errors: TaskError."""
+    return make_splits(task, _sizes(config), config.splits.seed)
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    return {name: getattr(config.splits, name) for name in NAMES}
+
+
+def with_model(
+    config: Config, settings: dict[str, Any], version: str, splits: Mapping[str, Split]
+) -> Prepared:
+    """What `prepare` makes of a task that is there: its settings, version and splits.
+
+    Errors: ConfigError, CheckpointError.
+    """
     folder = parameters.resolve(config.model.path)
     specs = parameters.read_specs(folder)
     perturbed = parameters.perturbed_names(specs, config.perturb.include, config.perturb.exclude)
@@ -142,9 +160,9 @@ def prepare(config: Config) -> Prepared:
         parameters=sum(spec.size for spec in specs if spec.name in chosen),
         task=TaskSettings(
             settings,
-            sizes,
+            _sizes(config),
             config.splits.seed,
-            task.version,
+            version,
             {name: split.digest for name, split in splits.items()},
             config.task.grading_processes,
             config.task.grading_limit_s,

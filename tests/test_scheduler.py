@@ -30,6 +30,14 @@ def warm(scheduler, engines, seconds=1.0, now=0.0):
     return now
 
 
+def measured(engines):
+    """A scheduler that knows how long a piece takes, with two more to deal, and the time then."""
+    scheduler = make(engines=engines)
+    now = warm(scheduler, engines, now=warm(scheduler, engines))
+    scheduler.begin([1.0, 1.0])
+    return scheduler, now
+
+
 def test_every_engine_gets_a_piece_and_one_in_waiting_while_many_are_left():
     scheduler = make(engines=2, sizes=[1.0] * 10)
     calls = scheduler.assign(0.0)
@@ -103,10 +111,7 @@ def test_a_node_that_goes_down_blames_nobody():
 
 
 def test_an_idle_engine_copies_a_straggler_and_the_first_result_counts():
-    scheduler = make(engines=2)
-    now = warm(scheduler, 2)
-    now = warm(scheduler, 2, now=now)
-    scheduler.begin([1.0, 1.0])
+    scheduler, now = measured(engines=2)
     slow, fast = scheduler.assign(now)
     scheduler.finish(fast.number, now + 1)
     assert scheduler.assign(now + 1.9) == [], "not yet twice the median"
@@ -118,10 +123,7 @@ def test_an_idle_engine_copies_a_straggler_and_the_first_result_counts():
 
 
 def test_what_has_taken_an_engine_down_gets_no_copy():
-    scheduler = make(engines=3)
-    now = warm(scheduler, 3)
-    now = warm(scheduler, 3, now=now)
-    scheduler.begin([1.0, 1.0])
+    scheduler, now = measured(engines=3)
     deadly, slow = scheduler.assign(now)
     scheduler.leave(deadly.engine, now + 0.1, blame=True)
     (again,) = scheduler.assign(now + 0.1)

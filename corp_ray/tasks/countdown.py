@@ -17,7 +17,7 @@ from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.arithmetic import LENGTH, Expression, NotArithmetic, parse
-from corp_ray.tasks.sources import Family, Row, Upstream
+from corp_ray.tasks.sources import Family, Row, Upstream, lacking
 
 UPSTREAM = Upstream("Jiayi-Pan/Countdown-Tasks-3to4", split="train", folder="countdown")
 
@@ -126,8 +126,7 @@ def _puzzle(place: str, row: Row) -> tuple[list[int], int]:
     field = "numbers" if truth.get("numbers") is not None else "nums"
     given, target = truth.get(field), truth.get("target")
     if given is None or target is None:
-        missing = "'nums'" if given is None else "'target'"
-        raise TaskError(f"{place}: no {missing}; the row has {', '.join(row) or 'nothing'}")
+        raise lacking(place, row, "nums" if given is None else "target")
     whole = isinstance(given, list) and all(_whole(x) for x in given)
     if not given or not whole:
         raise TaskError(f"{place}: {field!r} is {given!r}, expected a list of whole numbers from 0")

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Example, Grade
-from corp_ray.tasks import Messages, answers, numbers, questions
-from corp_ray.tasks.sources import Family, Upstream
+from corp_ray.tasks import answers, numbers, questions
+from corp_ray.tasks.sources import Upstream
 
 UPSTREAM = Upstream("openai/gsm8k", subset="main", split="train", folder="gsm8k")
 
 
-class Gsm8kTask(Family):
+class Gsm8kTask(questions.BoxedFamily):
     """Rows with `question` and `answer` (the number after ####), or `prompt` and `reward_model`.
 
     Errors: TaskError naming the row and the field.
@@ -36,12 +36,6 @@ class Gsm8kTask(Family):
             solution = answer.rpartition("####")[0].strip()
             found.append(Example(str(len(found)), question, number, solution or None))
         return found
-
-    def prompt(self, example: Example) -> Messages:
-        return questions.ask(self._system_prompt, example.question)
-
-    def gold(self, example: Example) -> str:
-        return questions.worked(example.data or "", example.answer)
 
     def reward(self, example: Example, text: str) -> Grade:
         wanted = numbers.read(example.answer)

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from corp_ray.records import Example, Grade
-from corp_ray.tasks import Messages, answers, questions
-from corp_ray.tasks.mathematics import Mathematics
-from corp_ray.tasks.sources import Family, Upstream
+from corp_ray.tasks import answers, questions
+from corp_ray.tasks.mathematics import MathematicsFamily
+from corp_ray.tasks.sources import Upstream
 
 UPSTREAM = Upstream("HuggingFaceH4/MATH-500", split="test", folder="math-500")
 
 
-class Math500Task(Family):
+class Math500Task(MathematicsFamily):
     """Rows with `problem` and `answer`, or `prompt` and `reward_model`; `solution` is for
     jobs.doctor alone.
 
     Errors: TaskError naming the row and the field, or the missing package.
     """
 
+    kind = "math500"
     upstream = UPSTREAM
-
-    def __init__(self, **source: str):
-        super().__init__(**source)
-        self._mathematics = Mathematics()
-        self.version = f"math500 1 {self._mathematics.version}"
 
     def examples(self) -> Sequence[Example]:
         found: list[Example] = []
@@ -34,15 +30,5 @@ class Math500Task(Family):
             found.append(Example(str(len(found)), question, answer, solution or None))
         return found
 
-    def prompt(self, example: Example) -> Messages:
-        return questions.ask(self._system_prompt, example.question)
-
-    def gold(self, example: Example) -> str:
-        return questions.worked(example.data or "", example.answer)
-
     def reward(self, example: Example, text: str) -> Grade:
         return self._mathematics.grade([example.answer], text)
-
-    def close(self) -> None:
-        """End the child process that grades."""
-        self._mathematics.close()

@@ -16,6 +16,7 @@ from corp_ray.child import Child, ChildError
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Grade
 from corp_ray.tasks import answers, numbers
+from corp_ray.tasks.questions import BoxedFamily
 
 VERSION = 1
 CHILD = "corp_ray.tasks.mathematics_child"
@@ -79,6 +80,24 @@ class Mathematics:
 
     def close(self) -> None:
         self._child.close()
+
+
+class MathematicsFamily(BoxedFamily):
+    """Families whose answers `Mathematics` grades; a subclass grades by `self._mathematics`.
+
+    Errors: TaskError where math-verify is not installed.
+    """
+
+    kind = ""
+
+    def __init__(self, **source: str):
+        super().__init__(**source)
+        self._mathematics = Mathematics()
+        self.version = f"{self.kind} 1 {self._mathematics.version}"
+
+    def close(self) -> None:
+        """End the child process that grades."""
+        self._mathematics.close()
 
 
 @lru_cache(maxsize=10_000)

@@ -16,8 +16,8 @@ from typing import Any
 from corp_ray.errors import TaskError
 from corp_ray.records import Example, Grade
 from corp_ray.tasks import Messages, latex, questions
-from corp_ray.tasks.mathematics import Mathematics
-from corp_ray.tasks.sources import Family, Upstream
+from corp_ray.tasks.mathematics import MathematicsFamily
+from corp_ray.tasks.sources import Upstream, lacking
 
 UPSTREAM = Upstream(
     "Hothan/OlympiadBench", subset="OE_TO_maths_en_COMP", split="train", folder="olympiadbench"
@@ -29,19 +29,15 @@ _SEVERAL = (
 _log = logging.getLogger(__name__)
 
 
-class OlympiadBenchTask(Family):
+class OlympiadBenchTask(MathematicsFamily):
     """Rows with `question`, `final_answer` and, where there are any, `is_multiple_answer`, `unit`,
     `answer_type`, `error` and `context` (put before the question).
 
     Errors: TaskError naming the row and the field, or the missing package.
     """
 
+    kind = "olympiadbench"
     upstream = UPSTREAM
-
-    def __init__(self, **source: str):
-        super().__init__(**source)
-        self._mathematics = Mathematics()
-        self.version = f"olympiadbench 1 {self._mathematics.version}"
 
     def examples(self) -> Sequence[Example]:
         found: list[Example] = []
@@ -68,10 +64,6 @@ class OlympiadBenchTask(Family):
     def reward(self, example: Example, text: str) -> Grade:
         return self._mathematics.grade(example.data["answers"], text, example.data["errors"])
 
-    def close(self) -> None:
-        """End the child process that grades."""
-        self._mathematics.close()
-
 
 def _example(number: str, place: str, row: dict[str, Any]) -> Example:
     if any(row.get(name) is not None for name in row if name.startswith("image")):
@@ -84,7 +76,7 @@ def _example(number: str, place: str, row: dict[str, Any]) -> Example:
     if row.get("is_multiple_answer"):
         answers = [part for answer in answers for part in latex.split(answer, (",", ";"))]
     if not answers or not all(answers):
-        raise TaskError(f"{place}: no 'final_answer'; the row has {', '.join(row)}")
+        raise lacking(place, row, "final_answer")
     unit = str(row.get("unit") or "").strip().strip("$")
     data = {"answers": answers, "errors": _errors(place, row.get("error")), "unit": unit}
     return Example(number, f"{context}\n\n{question}".strip(), ", ".join(answers), data)

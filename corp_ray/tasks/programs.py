@@ -22,7 +22,7 @@ from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.program_text import Found, defines, find_program
 from corp_ray.tasks.sandbox import Limits, ProgramTests, Sandbox, SandboxError
 from corp_ray.tasks.sandbox.probe import described
-from corp_ray.tasks.sources import Family, Row, Upstream
+from corp_ray.tasks.sources import Family, Row, Upstream, lacking
 
 _VERSION = 1  # of sandbox, extraction and limits together
 LIMITS = Limits(cpu_s=5, wall_s=30.0)
@@ -113,7 +113,7 @@ def text_of(row: Row, names: Sequence[str], place: str) -> str:
     for name in names:
         if isinstance(row.get(name), str) and row[name].strip():
             return row[name].replace("\r\n", "\n")
-    raise TaskError(f"{place}: no {names[0]!r}; the row has {', '.join(row) or 'nothing'}")
+    raise lacking(place, row, names[0])
 
 
 def fenced(source: str) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from corp_ray.errors import TaskError
+from corp_ray.records import Example
 from corp_ray.tasks import Messages, chat
+from corp_ray.tasks.sources import Family, Row, lacking
 
 BOXED = "Solve the problem step by step. State the final answer at the end as \\boxed{ANSWER}."
 _INSTRUCTION = re.compile(
@@ -30,16 +32,27 @@ def worked(solution: str, answer: str) -> str:
     return f"{solution}\n\\boxed{{{answer}}}".lstrip()
 
 
-def text_of(place: str, row: dict[str, Any], field: str) -> str:
+class BoxedFamily(Family):
+    """Families whose answer is asked for in one box, after the example's question. An example's
+    `data` is the published solution, for `gold` alone."""
+
+    def prompt(self, example: Example) -> Messages:
+        return ask(self._system_prompt, example.question)
+
+    def gold(self, example: Example) -> str:
+        return worked(example.data or "", example.answer)
+
+
+def text_of(place: str, row: Row, field: str) -> str:
     """The text in a field. Errors: TaskError naming the row and the field."""
     value = row.get(field)
     if value is None or not str(value).strip():
-        raise TaskError(f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}")
+        raise lacking(place, row, field)
     return str(value).strip()
 
 
 def question_and_truth(
-    place: str, row: dict[str, Any], question_field: str, answer_field: str
+    place: str, row: Row, question_field: str, answer_field: str
 ) -> tuple[str, str]:
     """Question and right answer from a family's own columns, or from `prompt` and `reward_model`.
 

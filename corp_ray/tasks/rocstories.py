@@ -18,7 +18,7 @@ from typing import Any
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, WRONG_FORMAT, Example, Grade
 from corp_ray.tasks import Messages, chat
-from corp_ray.tasks.sources import Family, Row, Upstream
+from corp_ray.tasks.sources import Family, Row, Upstream, lacking
 
 UPSTREAM = Upstream("shawon/rocstories-combined", split="train", folder="rocstories")
 
@@ -146,7 +146,7 @@ def _story(place: str, row: Row) -> tuple[list[str], list[int]]:
         fields = [f"sentence{k}" for k in range(1, 6)]
         sentences = _texts(place, "sentence1 to sentence5", [row.get(field) for field in fields])
     else:
-        raise TaskError(f"{place}: no 'sentences'; the row has {', '.join(row) or 'nothing'}")
+        raise lacking(place, row, "sentences")
     return _shuffled(sentences)
 
 

@@ -20,6 +20,11 @@ Row = dict[str, Any]
 ENDINGS = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz", ".arrow")
 
 
+def lacking(place: str, row: Row, field: str) -> TaskError:
+    """The error of a row that does not have a field."""
+    return TaskError(f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}")
+
+
 def read_file(path: Path) -> Iterator[tuple[str, Row]]:
     """(place, row) for every row, in the file's order.
 

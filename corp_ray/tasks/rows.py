@@ -13,7 +13,7 @@ from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, Example, Grade
 from corp_ray.tasks import Messages, chat
 from corp_ray.tasks.grading import grade_exact, grade_numeric
-from corp_ray.tasks.sources import read_file
+from corp_ray.tasks.sources import lacking, read_file
 
 Grader = Callable[[str, str], Grade]
 
@@ -78,9 +78,7 @@ class RowsTask:
         for place, row in read_file(self._path):
             for field in self._fields:
                 if row.get(field) in (None, ""):
-                    raise TaskError(
-                        f"{place}: no {field!r}; the row has {', '.join(row) or 'nothing'}"
-                    )
+                    raise lacking(place, row, field)
             answer = str(row[answer_field])
             if self._pattern:
                 match = self._pattern.search(answer)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from corp_ray.errors import TaskError
 from corp_ray.tasks import hub
-from corp_ray.tasks.row_files import ENDINGS, Row, read_file
+from corp_ray.tasks.row_files import ENDINGS, Row, lacking, read_file
 
-__all__ = ["Family", "Row", "Upstream", "read_file", "read_rows"]
+__all__ = ["Family", "Row", "Upstream", "lacking", "read_file", "read_rows"]
 
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 _SHARD = re.compile(r"(.+)-\d+-of-(\d+)")
