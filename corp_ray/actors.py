@@ -267,7 +267,13 @@ class Gate:
             split=self._split,
             seconds=seconds,
             engine=engine,
+            keep_texts=True,
         )
+
+    def questions(self) -> list[dict[str, str]]:
+        """Id, question and answer of every example, for people who look at what was answered."""
+        self._open()
+        return [{"id": e.id, "question": e.question, "answer": e.answer} for e in self._examples]
 
 
 class Reducer:

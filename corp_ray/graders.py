@@ -108,8 +108,9 @@ def evaluation(
     split: str,
     seconds: float,
     engine: str,
+    keep_texts: bool = False,
 ) -> Evaluation:
-    """Grades and answers of one candidate on one split as a record."""
+    """Grades and answers of one candidate on one split as a record; with the texts on request."""
     judged = any(grade.format is not None for grade in grades)
     failed = next((g.reason for g in grades if g.outcome == VERIFIER_ERROR), "")
     return Evaluation(
@@ -126,5 +127,6 @@ def evaluation(
         )
         if judged
         else (),
+        texts=tuple(generation.text for generation in generations) if keep_texts else (),
         error=failed,
     )

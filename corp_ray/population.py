@@ -38,6 +38,11 @@ def candidate_id(round_number: int, index: int) -> str:
     return f"r{round_number}c{index}"
 
 
+def number_of(identifier: str) -> int:
+    """The index in `candidate_id`."""
+    return int(identifier.rpartition("c")[2])
+
+
 def isotropic(run_seed: int, start: int, stop: int, sigmas: Sequence[float]) -> list[Candidate]:
     """Candidates start..stop of round 0: {seed_k: sigma_k}, sigma_k drawn from `sigmas`."""
     candidates = []

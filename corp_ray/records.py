@@ -113,8 +113,8 @@ class Evaluation:
     """Rewards of one candidate on one split, in the split's order.
 
     `formats` are the grades' format shares (NaN where the task did not judge one), empty for a
-    task that judges none; `error` is why the verifier failed first, if it did. `seconds` are those
-    of the engine.
+    task that judges none; `texts` are the answers themselves, kept on the held-out splits, else
+    empty; `error` is why the verifier failed first, if it did. `seconds` are those of the engine.
     """
 
     candidate: Candidate
@@ -126,6 +126,7 @@ class Evaluation:
     seconds: float
     engine: str
     formats: tuple[float, ...] = ()
+    texts: tuple[str, ...] = ()
     error: str = field(default="", compare=False)
 
     @property

@@ -22,6 +22,8 @@ from corp_ray.records import OUTCOMES, Candidate, Evaluation
 FORMAT = b"corp_ray reward table 1"
 HELD_OUT = ("gate", "test")
 _FORMATS = "formats"  # empty for a task that judges none
+_TEXTS = "texts"  # kept on held-out splits, else empty
+_LATER = (_FORMATS, _TEXTS)  # columns that older parts lack
 SCHEMA = pa.schema(
     [
         ("round", pa.int32()),
@@ -38,6 +40,7 @@ SCHEMA = pa.schema(
         ("rewards", pa.list_(pa.float64())),
         ("outcomes", pa.list_(pa.int8())),
         (_FORMATS, pa.list_(pa.float64())),
+        (_TEXTS, pa.list_(pa.string())),
         ("generated_tokens", pa.int64()),
         ("seconds", pa.float64()),
         ("engine", pa.string()),
@@ -108,6 +111,7 @@ def _record(e: Evaluation, identity: Identity) -> dict:
         "rewards": list(e.rewards),
         "outcomes": [OUTCOMES.index(outcome) for outcome in e.outcomes],
         _FORMATS: list(e.formats),
+        _TEXTS: list(e.texts),
         "generated_tokens": e.generated_tokens,
         "seconds": e.seconds,
         **identity.of(e.split),
@@ -142,9 +146,10 @@ def read_rows(table: pa.Table) -> pa.Table:
     """The table in one piece, in the schema's types; ValueError when it holds anything else."""
     if (table.schema.metadata or {}).get(b"format") != FORMAT:
         raise ValueError("not a part of a reward table of this version")
-    if _FORMATS not in table.schema.names:  # written before grades had them
-        none = pa.array([[]] * len(table), SCHEMA.field(_FORMATS).type)
-        table = table.add_column(SCHEMA.get_field_index(_FORMATS), _FORMATS, none)
+    for name in _LATER:
+        if name not in table.schema.names:
+            none = pa.array([[]] * len(table), SCHEMA.field(name).type)
+            table = table.add_column(SCHEMA.get_field_index(name), name, none)
     table = table.cast(SCHEMA).combine_chunks()
     empty = [name for name in SCHEMA.names if table[name].null_count]
     if empty:
@@ -173,6 +178,7 @@ class Rows:
         self._rewards, self._reward_at = _values(table["rewards"])
         self._outcomes, outcome_at = _values(table["outcomes"])
         self._formats, self._format_at = _values(table[_FORMATS])
+        self._texts = _whole(table[_TEXTS])
         self.means = _whole(table["mean_reward"]).to_numpy()
         if not np.array_equal(self._term_at, amplitude_at):
             raise ValueError("seeds and amplitudes differ in number")
@@ -194,6 +200,10 @@ class Rows:
         wrong = np.flatnonzero((judged != 0) & (judged != lengths))
         if wrong.size:
             raise ValueError(f"formats of {self._name(wrong[0])} are incomplete")
+        kept = self._texts.value_lengths().to_numpy()
+        wrong = np.flatnonzero((kept != 0) & (kept != lengths))
+        if wrong.size:
+            raise ValueError(f"texts of {self._name(wrong[0])} are incomplete")
         codes = self._outcomes
         if codes.size and (codes.min() < 0 or codes.max() >= len(OUTCOMES)):
             raise ValueError(f"outcomes beyond 0..{len(OUTCOMES) - 1}")
@@ -243,6 +253,7 @@ class Rows:
             seconds=numbers["seconds"],
             engine=texts["engine"],
             formats=tuple(self._formats[self._format_at[row] : self._format_at[row + 1]].tolist()),
+            texts=tuple(self._texts[row].as_py()),
         )
 
     def copy_rewards(self, rows: np.ndarray, out_NE: np.ndarray, at: np.ndarray) -> None:

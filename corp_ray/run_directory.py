@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class RunDirectory:
         self.rounds = self.root / "rounds"
         self.commits = self.root / "commits"
         self.report = self.root / "report"
+        self._questions = self.root / "questions"
         self._superseded = self.root / "superseded"
         self.lease = Lease(self.root, f"lease-score-{shard}.json" if shard else "lease.json")
 
@@ -184,6 +185,13 @@ class RunDirectory:
     def write_round(self, number: int, content: Mapping[str, Any]) -> None:
         self.lease.check()
         self.rounds.write_json(f"{number}.json", content)
+
+    def keep_questions(self, split: str, read: Callable[[], list[dict[str, str]]]) -> None:
+        """Write questions/<split>.json, what the texts in the reward table answer, unless there."""
+        if not self._questions.exists(f"{split}.json"):
+            self.lease.check()
+            self._questions.make()
+            self._questions.write_json(f"{split}.json", {"examples": read()})
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:
         self.append_line("metrics.jsonl", content)

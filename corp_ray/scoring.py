@@ -222,6 +222,7 @@ class Scoring:
                             if isinstance(failure, Failure):
                                 name = missing[failure.index][1].id
                                 raise EngineError(f"{name} on {split}: {failure.reason}")
+                    self._directory.keep_questions(split, lambda: gate.call("questions"))
             finally:
                 gate.close()
         return [self.evaluation(center, split, candidate) for center, candidate in work]

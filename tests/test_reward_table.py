@@ -470,3 +470,24 @@ def test_support_rows_of_another_identity_are_refused_and_other_splits_are_not_a
     with pytest.raises(RewardTableError, match=r"other/part.*task_version of r0c"):
         opened(tmp_path / "b", changed).read_from(Storage.open(tmp_path / "other"))
     assert not parts(tmp_path / "b")
+
+
+def test_texts_of_held_out_splits_survive_and_must_be_whole(folder, caplog):
+    texts = ("4", "", "vier\n\u00e9", '"', "\\boxed{5}")
+    identity = replace(IDENTITY, split_digests={"support": "s1", "test": "t1"})
+    opened(folder, identity).append([evaluation(1, split="test", texts=texts), evaluation(2)])
+    kept, none = by_id(opened(folder, identity).evaluations())
+    assert kept.texts == texts and none.texts == ()
+    (part,) = parts(folder)
+    records = pq.read_table(part).to_pylist()
+    records[0]["texts"] = ["4"]
+    pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), part)
+    assert not len(opened(folder, identity))
+    assert "texts of r0c1 are incomplete" in caplog.text
+
+
+def test_rows_from_before_texts_were_kept_are_read(folder):
+    opened(folder).append([evaluation(1)])
+    (part,) = parts(folder)
+    pq.write_table(pq.read_table(part).drop_columns(["texts"]), part)
+    assert [e.texts for e in opened(folder).evaluations()] == [()]

@@ -51,6 +51,7 @@ def write_table(folder, candidates, examples, *, right_or_wrong, seed=0):
             "rewards": lists(rewards, pa.float64()),
             "outcomes": lists(np.zeros((count, examples), np.int8), pa.int8()),
             "formats": [[]] * count,
+            "texts": [[]] * count,
             "generated_tokens": np.full(count, 8 * examples),
             "seconds": rng.random(count),
             **{name: [value] * count for name, value in IDENTITY.of("support").items()},

@@ -1,0 +1,118 @@
+"""What a run has left so far, read from its directory alone: rows, rounds, reports.
+
+For whoever looks at results: no Ray, no engine, nothing written, also while the run goes on. See
+docs/method.md, "What a run leaves".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from corp_ray.errors import ConfigError
+from corp_ray.population import number_of
+from corp_ray.records import Evaluation
+from corp_ray.reward_parts import RewardParts
+from corp_ray.reward_rows import FirstOnly, Rows
+from corp_ray.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+class ScoredRun:
+    """One run directory as it is when asked; `address` is a path or URL.
+
+    Errors: ConfigError when there is no such place, or no run in it.
+    """
+
+    def __init__(self, address: str):
+        self.root = Storage.open(address, "run directory")
+        self.address = address
+        if not self.root.exists("config.yaml"):
+            raise ConfigError(f"{address}: no run there (a run directory has a config.yaml)")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration as plain data, in the sections of `settings.Config`."""
+        try:
+            content = OmegaConf.to_container(
+                OmegaConf.create(self.root.read_text("config.yaml")), resolve=True
+            )
+        except (OmegaConfBaseException, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.address}/config.yaml: cannot be read ({error})") from error
+        assert isinstance(content, dict)
+        return content  # type: ignore[return-value]
+
+    def document(self, name: str) -> dict[str, Any] | None:
+        """A JSON document such as "report/test.json"; None when it is not there (yet)."""
+        try:
+            return self.root.read_json(name) if self.root.exists(name) else None
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a file of JSON lines such as "metrics.jsonl", [] without one."""
+        if not self.root.exists(name):
+            return []
+        found = []
+        for line in self.root.read_text(name).splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:  # a live run is writing it
+                continue
+        return found
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The records of decided rounds (`round_record.round_record`), in order."""
+        names = (self.root / "rounds").names("*.json")
+        found = [self.document(f"rounds/{name}") for name in names]
+        return sorted((one for one in found if one), key=lambda one: one["round"])
+
+    def questions(self, split: str) -> list[dict[str, str]]:
+        """Id, question and answer of a held-out split's examples, in its order; [] before it was
+        judged."""
+        return (self.document(f"questions/{split}.json") or {}).get("examples", [])
+
+    def evaluations(self, split: str) -> list[Evaluation]:
+        """Every row on a split, each direction around a center once, in no particular order."""
+        found: list[Evaluation] = []
+        first = FirstOnly()
+        for _, table in RewardParts(self.root / "rewards").new(self._left_out):
+            chosen = table.filter(pa.compute.equal(table["split"], split))
+            chosen = first(chosen).combine_chunks()
+            if chosen.num_rows:
+                rows = Rows(chosen)
+                found += [rows.evaluation(at) for at in range(len(rows))]
+        return found
+
+    def population(self, round_number: int = 0, size: int | None = None) -> list[Evaluation]:
+        """The support rows of a round's population so far, in its order.
+
+        `size`: without those of a larger population that the table may hold beside the run's own.
+        """
+        numbered = [
+            (number_of(e.candidate.id), e)
+            for e in self.evaluations("support")
+            if e.candidate.kind == "candidate" and e.candidate.round == round_number
+        ]
+        numbered.sort(key=lambda pair: pair[0])
+        return [e for number, e in numbered if size is None or number < size]
+
+    def _left_out(self, name: str, reason: str) -> None:
+        log.warning("%s/rewards/%s cannot be used (%s): left out", self.address, name, reason)
+
+
+def rewards_of(evaluations: Sequence[Evaluation]) -> np.ndarray:
+    """Rewards (N, E) per example of evaluations on one split. Errors: ValueError for none."""
+    if not evaluations:
+        raise ValueError("no evaluations")
+    return np.array([e.rewards for e in evaluations], np.float64)
