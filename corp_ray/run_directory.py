@@ -86,8 +86,10 @@ class RunDirectory:
         loaded = OmegaConf.create(self.root.read_text("config.yaml"))
         stored = dict(_flat(OmegaConf.to_container(loaded)))  # type: ignore[arg-type]
         current = dict(_flat(configuration.to_dict(self._config)))
+        defaults = dict(_flat(configuration.to_dict(Config())))
         for key in sorted(stored.keys() | current.keys()):
-            old, new = stored.get(key), current.get(key)
+            # A setting that came later than the run: its default is what the run was made with.
+            old, new = stored.get(key, defaults.get(key)), current.get(key)
             if old == new or key.startswith(_FREE):
                 continue
             if key == "population.size" and old is not None and new > old:

@@ -215,7 +215,7 @@ class Run:
             config.recentering.population,
             sigma=state.sigma,
             isotropic_share=state.isotropic_share,
-            subspace=state.subspace,
+            subspace=state.subspace if config.recentering.low_rank else None,
             rank=config.consolidation.rank,
         )
 

@@ -109,6 +109,7 @@ class RecenteringConfig:
     max_commits: int = 3  # the first update plus 2
     patience: int = 2  # rejected rounds in a row that end the run
     regression_weight: float = 2.0  # lambda of the constructive score
+    low_rank: bool = True  # false keeps later rounds isotropic: an ablation
 
 
 @dataclass

@@ -79,6 +79,22 @@ def test_the_number_of_engines_does_not_change_the_commit(finished, tmp_path, ra
     assert runs.commit_files(tmp_path / "run") == runs.commit_files(finished[0] / "runs/run")
 
 
+def test_later_rounds_use_the_subspace_unless_that_is_turned_off(finished, tmp_path, ray_address):
+    config = runs.workspace(tmp_path, **{"recentering.low_rank": False})
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 0, err
+
+    def later(folder):
+        return [
+            len(row["seeds"])
+            for row in runs.rows(folder / "runs/run")
+            if (row["kind"], row["round"], row["split"]) == ("candidate", 1, "support")
+        ]
+
+    assert later(tmp_path) == [1] * 12
+    assert min(later(finished[0])) > 1 and len(later(finished[0])) == 12
+
+
 def test_running_a_finished_run_again_scores_nothing(finished, tmp_path, ray_address):
     copy = tmp_path / "runs"
     shutil.copytree(finished[0] / "runs", copy)

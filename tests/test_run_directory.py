@@ -121,6 +121,18 @@ def test_a_changed_setting_is_refused_with_old_and_new(config, change, parts):
     assert snapshot(root) == before
 
 
+def test_a_setting_that_came_later_than_the_run_must_have_its_default(config):
+    root = decided(config, "accepted").root.local
+    stored = (root / "config.yaml").read_text()
+    older = stored.replace("  low_rank: true\n", "")
+    assert older != stored
+    (root / "config.yaml").write_text(older)
+    with pytest.raises(ConfigError, match=r"recentering\.low_rank=True, now False"):
+        opened(changed(config, recentering={"low_rank": False}))
+    assert (root / "config.yaml").read_text() == older
+    opened(config)
+
+
 def test_what_decides_no_result_may_change(config):
     root = decided(config, "accepted").root.local
     moved = root.parent.parent / "moved"

@@ -11,10 +11,10 @@ from tests.runs import run, workspace
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, ray_address):
     folder = tmp_path_factory.mktemp("finished")
     config = workspace(folder)
-    code, _, err = run(config)
+    code, _, err = run(config, RAY_ADDRESS=ray_address)
     assert code == 0, err
     return folder / "runs" / "run"
 
