@@ -53,10 +53,13 @@ class ScoredRun:
         return content  # type: ignore[return-value]
 
     def document(self, name: str) -> dict[str, Any] | None:
-        """A JSON document such as "report/test.json"; None when it is not there (yet)."""
+        """A JSON document such as "report/test.json"; None when it is not there (yet).
+
+        Errors: CheckpointError when it cannot be read.
+        """
         try:
             return self.root.read_json(name) if self.root.exists(name) else None
-        except (FileNotFoundError, json.JSONDecodeError):
+        except FileNotFoundError:  # a larger population has just set it aside
             return None
 
     def lines(self, name: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from corp_ray.errors import ConfigError
 from corp_ray.settings import PopulationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-CONF = sorted((ROOT / "conf").glob("*.yaml"))
+CONF = sorted((ROOT / "conf").rglob("*.yaml"))
 DRIVER = ["search", "scoring", "pool", "population", "consolidate", "recenter", "gate"]
 DRIVER += ["reward_table", "preparation"]
 

@@ -1,0 +1,104 @@
+"""Results as Markdown tables, and their place in a page that people wrote around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from corp_ray.errors import ConfigError
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """The tables of `results.collect` as Markdown."""
+    return "\n\n".join((_summary(results), _by_run(results), _by_method(results)))
+
+
+def insert(page: str, text: str) -> str:
+    """The page with `text` between its two marks. Errors: ConfigError for a page without them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"the page has no place for results: expected {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    marks = [" --- " if at < left else " ---: " for at in range(len(head))]
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(marks)}|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def _amount(amount: Mapping[str, float | None]) -> str:
+    error = amount["standard_error_points"]
+    return f"{amount['points']:+.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    share = results["share_of_ensemble_gain"]["points"]
+    rows = [
+        ("mean gain over the base", f"{_amount(results['mean_gain_over_base'])} points"),
+        (
+            f"mean gain over the best single candidate (K = 1 of {results['ensemble_population']})",
+            f"{_amount(results['mean_gain_over_best_single'])} points",
+        ),
+        (
+            f"mean gain of the ensemble of {results['votes']} votes over the base",
+            f"{_amount(results['mean_ensemble_gain_over_base'])} points",
+        ),
+        ("share of the ensemble's gain", "none to share" if share is None else f"{share:.0f} %"),
+        ("runs that abstained", f"{results['abstained']} of {results['runs']}"),
+    ]
+    return _table(("over all runs", "mean ± standard error"), rows)
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['gain']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _by_run(results: Mapping[str, Any]) -> str:
+    rows = []
+    for one in results["rows"]:
+        by = {row["name"]: row for row in one["rows"]}
+        cells = [f"{by[name]['mean']:.3f}" for name in ("base", "best_single", "majority_vote")]
+        ours = by["committed"]
+        said = "abstained" if one["abstained"] else f"{ours['mean']:.3f}"
+        rows.append((one["task"], str(one["seed"]), *cells, said, _gain(ours)))
+    head = (
+        "task",
+        "seed",
+        "base",
+        f"K = 1 of {results['ensemble_population']}",
+        f"{results['votes']} votes",
+        f"committed, N = {results['population']}",
+        "points over base [95 %]",
+    )
+    return _table(head, rows)
+
+
+def _by_method(results: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            one["label"],
+            f"{one['mean']:.3f}",
+            _amount(one["gain"]),
+            f"{one['above_base']} / {one['below_base']}",
+            f"{one['forward_passes']:g}",
+            f"{one['generated_tokens_per_item']:.1f}",
+            f"{one['search_candidates']:.0f}",
+            f"{one['search_answers']:,.0f}",
+        )
+        for one in results["methods"]
+    ]
+    head = (
+        "method",
+        "mean reward",
+        "points over base",
+        "runs reliably above / below",
+        "passes",
+        "tokens an item",
+        "candidates",
+        "answers to find it",
+    )
+    return _table(head, rows)

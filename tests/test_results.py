@@ -1,0 +1,142 @@
+"""Several runs as one table: its figures by hand, what may not be mixed, the page around it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corp_ray.errors import ConfigError
+from corp_ray.results import collect
+from corp_ray.results_text import BEGIN, END, insert, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("base", "best_single", "majority_vote", "committed")
+
+
+def comparison(task, seed, means, *, abstained=False, **changes):
+    """What jobs/compare leaves, with these means for NAMES and intervals of 2 points either way."""
+    rows = []
+    for name, mean in zip(NAMES, means, strict=True):
+        gain = mean - means[0]
+        rows.append(
+            {
+                "name": name,
+                "label": name.replace("_", " "),
+                "mean": mean,
+                "gain": gain,
+                "low": gain - 0.02,
+                "high": gain + 0.02,
+                "forward_passes": 40 if name == "majority_vote" else 1,
+                "generated_tokens_per_item": 8.0,
+                "search": {"candidates": 400, "answers": 25600},
+                "abstained": abstained and name == "committed",
+            }
+        )
+    return {
+        "task": task,
+        "seed": seed,
+        "model": "m",
+        "population": 40,
+        "ensemble_population": 400,
+        "votes": 40,
+        "examples": 256,
+        "split_digest": "d",
+        "rows": rows,
+        **changes,
+    }
+
+
+FOUR = {
+    "a0": comparison("add", 0, (0.10, 0.15, 0.30, 0.20)),
+    "a1": comparison("add", 1, (0.10, 0.20, 0.30, 0.10), abstained=True),
+    "b0": comparison("lcm", 0, (0.20, 0.20, 0.30, 0.30)),
+    "b1": comparison("lcm", 1, (0.20, 0.25, 0.20, 0.16)),
+}
+
+
+def test_the_figures_of_merit_are_those_computed_by_hand():
+    found = collect(FOUR)
+    # Gains of the committed model: .10, 0, .10, -.04; over the single: .05, -.10, .10, -.09.
+    assert found["mean_gain_over_base"]["points"] == pytest.approx(4.0)
+    assert found["mean_gain_over_base"]["fraction"] == pytest.approx(0.04)
+    assert found["mean_gain_over_base"]["standard_error_points"] == pytest.approx(
+        3.559026, rel=1e-6
+    )
+    assert found["mean_gain_over_best_single"]["points"] == pytest.approx(-1.0)
+    # The ensemble gains .20, .20, .10, 0: .125 in the mean, of which .04 is 32 %.
+    assert found["share_of_ensemble_gain"]["fraction"] == pytest.approx(0.32)
+    assert found["share_of_ensemble_gain"]["points"] == pytest.approx(32.0)
+    assert (found["runs"], found["abstained"]) == (4, 1)
+    committed = next(one for one in found["methods"] if one["name"] == "committed")
+    assert committed["mean"] == pytest.approx(0.19)
+    assert (committed["above_base"], committed["below_base"]) == (2, 1)
+    assert [(one["task"], one["seed"]) for one in found["rows"]] == [
+        ("add", 0),
+        ("add", 1),
+        ("lcm", 0),
+        ("lcm", 1),
+    ]
+
+
+def test_an_ensemble_without_a_gain_has_no_share_and_one_run_has_no_error():
+    found = collect({"b1": FOUR["b1"]})
+    assert found["share_of_ensemble_gain"] == {"fraction": None, "points": None}
+    assert found["mean_gain_over_base"]["standard_error_points"] is None
+    assert "none to share" in tables(found)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"votes": 50}, "b0: votes is 50, in a0 it is 40"),
+        ({"model": "n"}, "b0: model is 'n', in a0 it is 'm'"),
+        ({"task": "add"}, "b0: add, seed 0 is in a0 too"),
+    ],
+)
+def test_runs_that_are_not_alike_are_refused_by_name(other, said):
+    with pytest.raises(ConfigError, match=said):
+        collect({"a0": FOUR["a0"], "b0": {**FOUR["b0"], **other}})
+
+
+def test_tables_hold_every_run_and_method_and_the_page_keeps_its_words():
+    text = tables(collect(FOUR))
+    assert "| add | 1 | 0.100 | 0.200 | 0.300 | abstained | +0.0 [-2.0, +2.0] |" in text
+    assert "| lcm | 0 | 0.200 | 0.200 | 0.300 | 0.300 | +10.0 [+8.0, +12.0] |" in text
+    assert "| committed | 0.190 | +4.0 ± 3.6 | 2 / 1 | 1 | 8.0 | 400 | 25,600 |" in text
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = insert(page, text)
+    assert once.startswith(f"before\n{BEGIN}\n") and once.endswith(f"{END}\nafter\n")
+    assert "old" not in once and insert(once, text) == once
+    with pytest.raises(ConfigError, match="no place for results"):
+        insert("no marks", text)
+
+
+def job(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.results", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_job_reads_run_directories_and_writes_the_rows_and_the_page(tmp_path):
+    for name, content in FOUR.items():
+        (tmp_path / name / "report").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("run: {id: x}\n")
+        (tmp_path / name / "report/compare.json").write_text(json.dumps(content))
+    page, rows = tmp_path / "results.md", tmp_path / "results.json"
+    page.write_text(f"# Results\n{BEGIN}\n{END}\nend\n")
+    runs = [tmp_path / name for name in FOUR]
+    done = job(*runs, "--page", page, "--json", rows)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(rows.read_text()) == collect(FOUR)
+    assert page.read_text() == insert(f"# Results\n{BEGIN}\n{END}\nend\n", tables(collect(FOUR)))
+    (tmp_path / "a0/report/compare.json").unlink()
+    before = page.read_text()
+    failed = job(*runs, "--page", page)
+    assert failed.returncode == 2 and "jobs.compare makes it" in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1 and page.read_text() == before
