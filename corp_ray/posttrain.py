@@ -21,6 +21,7 @@ from corp_ray.settings import Config
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage, is_url
 from corp_ray.telemetry import RayMetrics
+from corp_ray.tracking import open_tracking
 
 _STOPS = (StoppedError, KeyboardInterrupt)
 Connect = Callable[[Sequence[str]], None]
@@ -33,13 +34,16 @@ def config_modules(config: Config) -> list[str]:
 
 
 def check_place(config: Config) -> None:
-    """ConfigError for a run directory inside the temporary copy that a submitted job works in."""
-    place = config.run.directory
-    if cluster.submitted() and "://" not in place and not Path(place).expanduser().is_absolute():
-        raise ConfigError(
-            f"run.directory={place!r}: expected an absolute path or a URL; a submitted job works in "
-            "a temporary copy of its working directory, and what it leaves there is lost"
-        )
+    """ConfigError for a folder inside the temporary copy that a submitted job works in."""
+    for name, place, right in (
+        ("run.directory", config.run.directory, "an absolute path or a URL"),
+        ("tracking.folder", config.tracking.folder or "/", "an absolute path"),
+    ):
+        if cluster.submitted() and not is_url(place) and not Path(place).expanduser().is_absolute():
+            raise ConfigError(
+                f"{name}={place!r}: expected {right}; a submitted job works in a temporary copy of "
+                "its working directory, and what it leaves there is lost"
+            )
 
 
 @contextmanager
@@ -48,6 +52,7 @@ def _opened(
 ) -> Iterator[tuple[Prepared, RunDirectory, Run]]:
     """A checked configuration, its directory and its engines; everything is closed at the end."""
     check_place(config)
+    tracking = open_tracking(config, shard=shard)
     directory = RunDirectory(config, shard=shard)
     directory.check_writable()
     directory.check_config()
@@ -61,7 +66,8 @@ def _opened(
     stop = StopRequest(config.ray.drain_s)
     connect(config_modules(config))
     progress = ProgressFile(directory.write_progress)
-    observers = Displays(display, RayMetrics(config.run.id), progress)
+    watchers = [display, RayMetrics(config.run.id), progress]
+    observers = Displays(*watchers, *([tracking] if tracking else []))
     try:
         stop.listen()
         engines = cluster.plan_engines(
@@ -87,6 +93,8 @@ def _opened(
     finally:
         directory.lease.release()
         cluster.disconnect()
+        if tracking:
+            tracking.close()
 
 
 def posttrain(

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -93,6 +93,9 @@ class ProgressFile:
         self._news = self._urgent = False
         self._thread: threading.Thread | None = None
 
+    def opened(self, rows: int) -> None:
+        """Readers of the directory count its rows themselves."""
+
     def phase(self, name: str, total: int, done: int) -> None:
         with self._changed:
             self._phase = _Phase(name, total, done, done, self._clock())
@@ -131,6 +134,12 @@ class ProgressFile:
         with self._changed:
             self._counts = counts
             self._tell()
+
+    def decided(self, record: Mapping[str, Any]) -> None:
+        """Has a file of its own, rounds/<t>.json."""
+
+    def measured(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Has a file of its own, report/test.json."""
 
     def close(self, state: str, reason: str = "") -> None:
         """Write the final file: `state` is ended, stopped or failed. Nothing before a phase began."""

@@ -35,6 +35,7 @@ _FREE = (
     "score.",
     "task.grading_processes",
     "evaluate.",
+    "tracking.",
 )
 _MOVING = "moving"
 _PACKAGES = (

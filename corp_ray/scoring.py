@@ -76,6 +76,7 @@ class Scoring:
             directory.open(prepared.identity)
             self._set_aside = SetAside(directory)
             self._copy_rewards(prepared.config.run.from_rewards)
+            display.opened(len(self._table))
         except BaseException:
             self.close()
             raise

@@ -8,7 +8,7 @@ docs/method.md, "One round".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -194,6 +194,7 @@ class Run:
             following,
         )
         self.directory.write_round(number, record)
+        self.display.decided(record)
         commit = None
         if decision.accepted:
             commit, recipe, center = self._commit(center, recipe, decision, number)
@@ -314,10 +315,17 @@ class Run:
         best = scored[int(np.argmax(self.scoring.means(self.base, "support", scored)))]
         work = [(self.base, center_candidate(0)), (self.base, best)]
         work += [(center, center_candidate(0))] if commits else []
-        return test_table(self.scoring, work, ("base", "best single", "committed"))
+        return self._test(work, ("base", "best single", "committed"))
 
     def compare(self, path: str, name: str) -> tuple[Measured, ...]:
         """The test table of the base and the model folder at `path`."""
         other: Center = self.reducer.call("center", path, self.prepared.engine.dtype)
         work = [(self.base, center_candidate(0)), (other, center_candidate(0))]
-        return test_table(self.scoring, work, ("base", name))
+        return self._test(work, ("base", name))
+
+    def _test(
+        self, work: Sequence[tuple[Center, Candidate]], names: Sequence[str]
+    ) -> tuple[Measured, ...]:
+        rows = test_table(self.scoring, work, names)
+        self.display.measured([asdict(row) for row in rows])
+        return rows

@@ -156,6 +156,17 @@ class DoctorConfig:
 
 
 @dataclass
+class TrackingConfig:
+    tensorboard: bool = False  # scalars as TensorBoard's event files
+    wandb_project: str = ""  # a Weights & Biases project to log to; empty: none
+    wandb_entity: str = ""  # empty: as WANDB_ENTITY says, or your own
+    wandb_mode: str = ""  # online, offline or disabled; empty: as WANDB_MODE says, or online
+    # A local folder for what both write, with a subfolder for each run; empty: the run's own
+    # directory, which must then be local.
+    folder: str = ""
+
+
+@dataclass
 class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -172,3 +183,4 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

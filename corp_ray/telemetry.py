@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,9 @@ class RayMetrics:
         self._phase, self._done, self._begin = "", 0, 0.0
         self._failed = False
 
+    def opened(self, rows: int) -> None:
+        """Rows of an earlier driver are not counted again."""
+
     def phase(self, name: str, total: int, done: int) -> None:
         self._phase, self._done, self._begin = kind_of_phase(name), done, self._clock()
         self._set("corp_phase_size", total, phase=self._phase)
@@ -85,6 +88,12 @@ class RayMetrics:
         self._set("corp_idle_share", counts.idle_share)
         self._total("corp_engine_restarts", counts.restarts)
         self._total("corp_set_aside", counts.set_aside)
+
+    def decided(self, record: Mapping[str, Any]) -> None:
+        """Rounds have no metrics."""
+
+    def measured(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nor has the test table."""
 
     def _total(self, name: str, total: float) -> None:
         self._add(name, total - self._counted.get(name, 0))
