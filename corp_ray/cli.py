@@ -17,12 +17,18 @@ from corp_ray.settings import Config
 def parse_config(
     description: str, arguments: Sequence[str] | None = None, *, from_rewards: bool = False
 ) -> Config:
-    """The configuration named by --config with key=value overrides; --print-config shows it.
+    """The configuration of each --config, in order, with key=value overrides; --print-config shows
+    it.
 
     `from_rewards`: whether the job takes --from-rewards, short for run.from_rewards=".".
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", help="YAML file, one experiment (see conf/)")
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        help="YAML file, one experiment (see conf/); given again, a file that changes it",
+    )
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )

@@ -1,6 +1,7 @@
-"""The configuration: loading a YAML file with command-line overrides, and its validation.
+"""The configuration: loading YAML files with command-line overrides, and its validation.
 
-One YAML file is one runnable experiment. Nothing here imports torch or starts an engine; every
+One YAML file is one runnable experiment; further ones change it, such as those of conf/models/.
+Nothing here imports torch or starts an engine; every
 mistake is one `ConfigError` line that names the field, its value and what would be right.
 """
 
@@ -55,40 +56,51 @@ def _merge(schema: DictConfig, given: DictConfig) -> DictConfig:
         raise ConfigError(f"{key}: {first} (expected something like {wanted!r})") from error
 
 
-def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file with `key=value` overrides, validated.
+def _read(path: str) -> Any:
+    if not Path(path).is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    try:
+        return OmegaConf.load(path)
+    except Exception as error:  # the YAML parser has many; each is the same mistake
+        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
 
-    Errors: ConfigError for a missing or unreadable file, an unknown key, a wrong type or a value
-    that cannot run.
+
+def _lay(schema: DictConfig, layer: Any, source: str) -> DictConfig:
+    """The schema with a layer over it; `source` begins the line of a mistake in it."""
+    try:
+        _check_keys(OmegaConf.to_container(layer), Config())
+        return _merge(schema, layer)
+    except ConfigError as error:
+        raise ConfigError(f"{source}{error}") from error
+
+
+def load(paths: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of YAML files, each over those before it, with `key=value` overrides.
+
+    Without a run.id the run is named after its files, "a-b" for a.yaml and b.yaml. Errors:
+    ConfigError for a missing or unreadable file, an unknown key, a wrong type or a value that
+    cannot run.
     """
-    layers: list[Any] = []
-    if path is not None:
-        if not Path(path).is_file():
-            raise ConfigError(f"--config {path}: no such file")
-        try:
-            loaded = OmegaConf.load(path)
-        except Exception as error:  # the YAML parser has many; each is the same mistake
-            raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
-        layers.append(loaded)
+    files = [paths] if isinstance(paths, str) else list(paths or ())
+    layers = [(_read(path), f"--config {path}: " if len(files) > 1 else "") for path in files]
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"argument {override!r}: expected key=value")
     try:
-        layers.append(OmegaConf.from_dotlist(list(overrides)))
+        layers.append((OmegaConf.from_dotlist(list(overrides)), ""))
     except Exception as error:
         raise ConfigError(f"arguments {list(overrides)}: {' '.join(str(error).split())}") from error
     schema = OmegaConf.structured(Config)
-    for layer in layers:
-        _check_keys(OmegaConf.to_container(layer), Config())
-        schema = _merge(schema, layer)
+    for layer, source in layers:
+        schema = _lay(schema, layer, source)
     try:
         config = OmegaConf.to_object(schema)
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key or 'configuration'}: {first}") from error
     assert isinstance(config, Config)
-    if not config.run.id and path is not None:
-        config.run.id = Path(path).stem
+    if not config.run.id:
+        config.run.id = "-".join(Path(path).stem for path in files)
     validate(config)
     return config
 

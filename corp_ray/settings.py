@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class RunConfig:
-    id: str = ""  # name of the run directory; default: the configuration file's name
+    id: str = ""  # name of the run directory; default: the configuration files' names
     directory: str = "runs"  # local path, or URL that pyarrow or fsspec knows: s3://bucket/prefix
     seed: int = 0
     from_rewards: str = ""  # round 0 rests on the rewards of this run ("."), or of the run there

@@ -12,7 +12,9 @@ from corp_ray.errors import ConfigError
 from corp_ray.settings import PopulationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-CONF = sorted((ROOT / "conf").rglob("*.yaml"))
+MODELS = sorted((ROOT / "conf/models").glob("*.yaml"))
+CONF = sorted(set((ROOT / "conf").rglob("*.yaml")) - set(MODELS))
+PAPER = ["gsm8k", "math500", "olympiadbench", "countdown", "mbpp", "rocstories"]
 DRIVER = ["search", "scoring", "pool", "population", "consolidate", "recenter", "gate"]
 DRIVER += ["reward_table", "preparation"]
 
@@ -46,6 +48,96 @@ def test_every_configuration_file_loads(path):
 
 def test_there_are_configuration_files():
     assert CONF
+    assert len(MODELS) == 5
+
+
+@pytest.mark.parametrize("task", PAPER)
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_every_model_of_the_paper_goes_over_every_task_of_it(path, task):
+    """A model's file says nothing of the task, a task's splits stay, and the run is named after both."""
+    alone = config.load(str(ROOT / f"conf/{task}.yaml"))
+    both = config.load([str(ROOT / f"conf/{task}.yaml"), str(path)])
+    assert both.run.id == f"{task}-{path.stem}"
+    assert (both.task, both.splits) == (alone.task, alone.splits)
+    assert both.decoding.max_new_tokens == alone.decoding.max_new_tokens
+    assert both.population == PopulationConfig(500, [5e-4, 1e-3, 2e-3])
+    assert (both.engine.kind, both.engine.tensor_parallel) == ("vllm", 1)
+    assert both.model.path.rpartition("/")[2].lower() == f"{path.stem}-instruct"
+
+
+def table(name):
+    """Rows of the table of conf/README.md whose first heading is `name`, as cells, by first cell."""
+    lines = (ROOT / "conf/README.md").read_text("utf-8").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith(f"| {name} |"))
+    rows = {}
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        first, *rest = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        rows[first] = rest
+    return rows
+
+
+def gigabytes(number):
+    return f"{number / 1e9:.1f} GB"
+
+
+def test_the_readme_says_what_a_models_memory_comes_to():
+    """Parameters and the cache's bytes a token are the models' own; all else follows from them."""
+    gpu, largest = 80e9, [136_134_656, 233_373_696, 311_164_928, 410_738_688, 525_336_576]
+    rows = table("`models/`")
+    assert list(rows) == sorted(rows, key=lambda name: float(rows[name][1].replace(",", "")))
+    assert {f"{name}.yaml" for name in rows} == {path.name for path in MODELS}
+    for (name, cells), elements in zip(rows.items(), largest, strict=True):
+        path = config.load([str(CONF[0]), str(ROOT / f"conf/models/{name}.yaml")]).model.path
+        assert cells[0].split()[0] == path
+        size, cache = int(cells[1].replace(",", "")), int(cells[7].removesuffix(" KiB")) * 1024
+        center = 6 * size
+        on_device = center <= gpu / 4
+        left = 0.9 * gpu - 2 * size - 14 * elements - (center if on_device else 0)
+        assert cells[2:7] == [
+            gigabytes(2 * size),
+            gigabytes(center),
+            "device" if on_device else "host",
+            gigabytes(14 * elements),
+            gigabytes(left),
+        ]
+        assert int(cells[8].replace(",", "")) == pytest.approx(left / cache, abs=500)
+
+
+@pytest.mark.parametrize("task", PAPER)
+def test_the_readme_says_how_many_answers_a_run_asks_for(task):
+    loaded = config.load(str(ROOT / f"conf/{task}.yaml"))
+    grid, splits, later = loaded.consolidation, loaded.splits, loaded.recentering
+    proposals = len(grid.quantiles) * len(grid.inverse_temperatures) * len(grid.steps)
+    rounds = 1 + later.rounds
+    population = loaded.population.size + later.rounds * later.population
+    counts = [
+        (population + rounds) * splits.support,
+        rounds * (proposals + 1) * splits.validation,
+        rounds * 2 * splits.gate,
+        3 * splits.test,
+    ]
+    tokens = sum(counts) * loaded.decoding.max_new_tokens
+    expected = [f"{count:,}" for count in (*counts, sum(counts))]
+    assert table("task")[task] == [*expected, f"{tokens / 1e6:.0f} million"]
+
+
+def test_later_files_win_and_a_mistake_names_its_file(written, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("population: {size: 8}\nsplits: {support: 7}\n")
+    loaded = config.load([written("population: {size: 9}\n"), str(other)], ["splits.support=6"])
+    assert (loaded.population.size, loaded.splits.support) == (8, 6)
+    assert (loaded.model.path, loaded.run.id) == ("m", "experiment-other")
+    given = ["--config", written(), "population.size=3", "--config", str(other), "run.id=a"]
+    parsed = cli.parse_config("", given)
+    assert (parsed.population.size, parsed.splits.support, parsed.run.id) == (3, 7, "a")
+    other.write_text("populaton: {size: 8}\n")
+    line = mistake([written(), str(other)])
+    assert line.startswith(f"--config {other}: unknown key populaton=")
+    other.write_text("population: {size: many}\n")
+    assert mistake([written(), str(other)]).startswith(f"--config {other}: population.size: ")
+    assert "nowhere.yaml" in mistake([written(), "nowhere.yaml"])
 
 
 def test_defaults_are_the_papers_scale(written):
@@ -129,6 +221,7 @@ def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
         ("task.sandbox=none", ["task.sandbox='none'", "strict"]),
         ("engine.kind=vlm", ["engine.kind='vlm'"]),
         ("engine.device=tpu", ["engine.device='tpu'"]),
+        ("tracking.wandb_mode=wifi", ["tracking.wandb_mode='wifi'", "'', online, offline"]),
         ("ray.gpus_per_engine=-0.5", ["ray.gpus_per_engine=-0.5"]),
         ("perturb.exclude=['(a']", ["perturb.exclude='(a'", "regular expression"]),
         ("task.answer_pattern='#### .*'", ["task.answer_pattern", "group"]),
