@@ -17,20 +17,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# What a scalar is drawn over: rows in the reward table, or the round's number.
-ROWS, ROUND = "rows", "round"
 _FLUSH_S = 10
 _INIT_S, _FINISH_S = 60.0, 30.0  # what Weights & Biases is waited for; the data stay on disk
 
 
 class Tracker(Protocol):
-    """Takes the numbers of one run; a run that is taken up again goes on where it was."""
+    """Takes the numbers of one run; a run that is taken up again goes on where it was.
 
-    def scalars(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        """Values by name at `step` of ROWS or ROUND; those of a round may be told again."""
+    `rows`: how many the reward table holds by now.
+    """
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows with the same columns."""
+    def scalars(
+        self, rows: int, values: Mapping[str, float], *, round_number: int | None = None
+    ) -> None:
+        """Values by name, drawn over rows; those of a round over its number, perhaps once more."""
+
+    def table(self, rows: int, name: str, content: Sequence[Mapping[str, Any]]) -> None:
+        """A table whose lines have the same columns."""
 
     def close(self) -> None:
         """Everything told is where it belongs."""
@@ -54,52 +57,71 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int |
 
 
 class TensorBoard:
-    """Event files in a local folder, read by `tensorboard --logdir`; each start adds one.
-
-    What the folder's earlier files hold is not written twice, so a resumed run is one curve.
-    """
+    """Event files in a local folder, read by `tensorboard --logdir`: `rows` and `rounds` in it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         logging.getLogger("tensorboard").setLevel(logging.WARNING)  # each file it reads is a line
-        folder.mkdir(parents=True, exist_ok=True)
-        self._written = _values_in(folder)
-        self._writer = EventFileWriter(str(folder), flush_secs=_FLUSH_S)
-        self._rows = 0
-        self._add(0, hparams_pb(flat(settings)))
+        self._rows, self._rounds = _Curves(folder / "rows"), _Curves(folder / "rounds")
+        self._rows.add(0, summary=hparams_pb(flat(settings)))
 
-    def scalars(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
+    def scalars(
+        self, rows: int, values: Mapping[str, float], *, round_number: int | None = None
+    ) -> None:
+        if round_number is None:
+            self._rows.put(rows, values)
+        else:
+            self._rounds.put(round_number, values)
 
-        if axis == ROWS:
-            self._rows = step
-        new = {
-            name: value
-            for name, value in values.items()
-            if self._written.get((name, step)) != np.float32(value)
-        }
-        if new:
-            self._written |= {(name, step): np.float32(value) for name, value in new.items()}
-            pairs = [Summary.Value(tag=name, simple_value=value) for name, value in new.items()]
-            self._add(step, Summary(value=pairs))
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def table(self, rows: int, name: str, content: Sequence[Mapping[str, Any]]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.types_pb2 import DT_STRING
         from tensorboard.plugins.text.metadata import create_summary_metadata
 
-        text = TensorProto(dtype=DT_STRING, string_val=[_markdown(rows).encode()])
+        text = TensorProto(dtype=DT_STRING, string_val=[_markdown(content).encode()])
         metadata = create_summary_metadata(name, "")
         value = Summary.Value(tag=name, metadata=metadata, tensor=text)
-        self._add(self._rows, Summary(value=[value]))
+        self._rows.add(rows, summary=Summary(value=[value]))
 
-    def _add(self, step: int, summary: Any) -> None:
+    def close(self) -> None:
+        self._rows.close()
+        self._rounds.close()
+
+
+class _Curves:
+    """Curves in the event files of a folder; each start adds a file.
+
+    What the earlier files hold is not written twice, so a resumed run is one curve. A step with
+    another value than before hides that value and what came after it, as after a crash.
+    """
+
+    def __init__(self, folder: Path):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._written = _values_in(folder)
+        self._writer = EventFileWriter(str(folder), flush_secs=_FLUSH_S)
+
+    def put(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        told = {(name, step): np.float32(value) for name, value in values.items()}
+        if any(self._written.get(key, value) != value for key, value in told.items()):
+            self.add(step, session_log=SessionLog(status=SessionLog.START))
+            self._written = {key: v for key, v in self._written.items() if key[1] < step}
+        new = {key: value for key, value in told.items() if key not in self._written}
+        if new:
+            self._written |= new
+            pairs = [Summary.Value(tag=name, simple_value=v) for (name, _), v in new.items()]
+            self.add(step, summary=Summary(value=pairs))
+
+    def add(self, step: int, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.add_event(Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         self._writer.close()
@@ -118,8 +140,9 @@ def _values_in(folder: Path) -> dict[tuple[str, int], np.float32]:
     }
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+def _markdown(content: Sequence[Mapping[str, Any]]) -> str:
+    head = content[0]
+    lines = [list(head), ["---"] * len(head), *(line.values() for line in content)]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
@@ -162,26 +185,27 @@ class WeightsAndBiases:
                 finish_timeout=_FINISH_S,
             ),
         )
-        for axis, names in ((ROWS, "*"), (ROUND, "round/*")):
+        for axis, names in (("rows", "*"), ("round", "round/*")):
             self._run.define_metric(axis)
             self._run.define_metric(names, step_metric=axis)
-        self._known_round = self._run.summary.get(ROUND, -1)
-        self._rows, self._news = 0, False
+        self._known_round, self._news = self._run.summary.get("round", -1), False
 
-    def scalars(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        if axis == ROWS:
-            self._rows, self._news = step, True
-        elif not self._news and step <= self._known_round:
-            return  # told again by a resumed run
-        self._log({axis: step, **values})
+    def scalars(
+        self, rows: int, values: Mapping[str, float], *, round_number: int | None = None
+    ) -> None:
+        if round_number is None:
+            self._news = True
+            self._log(rows, {"rows": rows, **values})
+        elif self._news or round_number > self._known_round:  # else told again by a resumed run
+            self._log(rows, {"round": round_number, **values})
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        data = [list(row.values()) for row in rows]
-        self._log({name: self._package.Table(columns=list(rows[0]), data=data)})
+    def table(self, rows: int, name: str, content: Sequence[Mapping[str, Any]]) -> None:
+        data = [list(line.values()) for line in content]
+        self._log(rows, {name: self._package.Table(columns=list(content[0]), data=data)})
 
-    def _log(self, content: Mapping[str, Any]) -> None:
+    def _log(self, rows: int, content: dict[str, Any]) -> None:
         # Rows only grow, over resumptions too; W&B refuses a step that it is past.
-        self._run.log(dict(content), step=max(self._rows, self._run.step))
+        self._run.log(content, step=max(rows, self._run.step))
 
     def close(self) -> None:
         self._run.finish()

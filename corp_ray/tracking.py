@@ -22,7 +22,7 @@ from corp_ray.observers import kind_of_phase
 from corp_ray.records import EngineCounts, Evaluation
 from corp_ray.settings import Config
 from corp_ray.storage import Storage, is_url
-from corp_ray.trackers import ROUND, ROWS, TensorBoard, Tracker, WeightsAndBiases, run_key
+from corp_ray.trackers import TensorBoard, Tracker, WeightsAndBiases, run_key
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Tracking:
         self._counts = counts
 
     def decided(self, record: Mapping[str, Any]) -> None:
-        self._tell("scalars", ROUND, record["round"], round_scalars(record))
+        self._tell("scalars", self._rows, round_scalars(record), round_number=record["round"])
 
     def measured(self, rows: Sequence[Mapping[str, Any]]) -> None:
         values = {
@@ -127,8 +127,8 @@ class Tracking:
             for number, row in enumerate(rows)
             for key in (("mean", "gain", "low", "high") if number else ("mean",))
         }
-        self._tell("scalars", ROWS, self._rows, values)
-        self._tell("table", "test/table", rows)
+        self._tell("scalars", self._rows, values)
+        self._tell("table", self._rows, "test/table", rows)
 
     def close(self) -> None:
         """Wait until everything is sent, `CLOSE_S` at most."""
@@ -154,11 +154,11 @@ class Tracking:
             values["engines/idle_share"] = self._counts.idle_share
             values["engines/restarts"] = self._counts.restarts
             values["engines/set_aside"] = self._counts.set_aside
-        self._tell("scalars", ROWS, self._rows, values)
+        self._tell("scalars", self._rows, values)
 
-    def _tell(self, method: str, *arguments: Any) -> None:
+    def _tell(self, method: str, *arguments: Any, **named: Any) -> None:
         for sender in self._senders:
-            sender.tell(method, *arguments)
+            sender.tell(method, *arguments, **named)
 
 
 def round_scalars(record: Mapping[str, Any]) -> dict[str, float]:
@@ -190,13 +190,13 @@ class _Sender:
 
     def __init__(self, name: str, opening: Opening):
         self._name, self._opening = name, opening
-        self._queue: SimpleQueue[tuple[str, tuple[Any, ...]]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[str, tuple[Any, ...], dict[str, Any]]] = SimpleQueue()
         self._thread = threading.Thread(target=self._send, name=f"corp-{name}", daemon=True)
         self._thread.start()
 
-    def tell(self, method: str, *arguments: Any) -> None:
+    def tell(self, method: str, *arguments: Any, **named: Any) -> None:
         if self._thread.is_alive():
-            self._queue.put((method, arguments))
+            self._queue.put((method, arguments, named))
 
     def wait(self, deadline: float) -> None:
         self._thread.join(max(deadline - time.monotonic(), 0))
@@ -208,8 +208,8 @@ class _Sender:
         try:
             tracker = self._opening()
             while method != "close":
-                method, arguments = self._queue.get()
-                getattr(tracker, method)(*arguments)
+                method, arguments, named = self._queue.get()
+                getattr(tracker, method)(*arguments, **named)
         except Exception as error:  # noqa: BLE001 whatever it is, a run goes on without a tracker
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("tracking: %s is left out from here on (%s)", self._name, reason)

@@ -19,8 +19,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from corp_ray import config, config_checks
 from corp_ray.errors import ConfigError
+from corp_ray.posttrain import check_place
 from corp_ray.records import GRADED, Candidate, EngineCounts, Evaluation
-from corp_ray.trackers import ROUND, ROWS, TensorBoard, WeightsAndBiases, run_key
+from corp_ray.trackers import TensorBoard, WeightsAndBiases, run_key
 from corp_ray.tracking import Tracking, open_tracking
 from tests import runs
 
@@ -29,10 +30,15 @@ PATIENCE_S = 300
 
 
 def curves(folder):
-    """{name: [(step, value)]} of the event files in a folder, as TensorBoard reads them."""
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
-    events.Reload()
-    return {n: [(e.step, e.value) for e in events.Scalars(n)] for n in events.Tags()[SCALARS]}
+    """{name: [(step, value)]} of the event files below a folder, as TensorBoard reads them."""
+    found = {}
+    for name in ("rows", "rounds"):
+        events = EventAccumulator(str(folder / name), size_guidance={SCALARS: 0})
+        if (folder / name).exists():
+            events.Reload()
+        for tag in events.Tags()[SCALARS]:
+            found[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+    return found
 
 
 def records(path):
@@ -126,7 +132,7 @@ def test_phases_and_the_test_table_are_drawn_over_the_rows_of_the_table(finished
 
 
 def test_settings_are_hyperparameters_and_the_test_table_is_a_text(finished):
-    events = EventAccumulator(str(finished / "tensorboard"))
+    events = EventAccumulator(str(finished / "tensorboard/rows"))
     events.Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"population.size" in content
@@ -160,7 +166,7 @@ def test_a_killed_run_goes_on_in_the_same_curves_and_the_same_run(tmp_path, ray_
     root, process = tmp_path / "runs/run", runs.start(conf, RAY_ADDRESS=ray_address)
     deadline = time.monotonic() + PATIENCE_S
     logged = root / "tensorboard"
-    while not (logged.exists() and "validation_sweep/done" in curves(logged)):
+    while "validation_sweep/done" not in curves(logged):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -216,7 +222,7 @@ def test_trackers_bring_no_torch_into_the_driver(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom corp_ray.trackers import *\n"
         "made = TensorBoard(Path(sys.argv[1]), {'a': {'b': 1}})\n"
-        "made.scalars(ROWS, 1, {'x': 0.5})\nmade.table('t', [{'a': 1}])\nmade.close()\n"
+        "made.scalars(1, {'x': 0.5})\nmade.table(1, 't', [{'a': 1}])\nmade.close()\n"
         "import wandb\n"
         "sys.exit('torch' in sys.modules or 'tensorflow' in sys.modules)"
     )
@@ -268,11 +274,11 @@ class Notebook:
             raise OSError("no space left")
         self.lines.append(line)
 
-    def scalars(self, axis, step, values):
-        self._call(axis, step, values)
+    def scalars(self, rows, values, *, round_number=None):
+        self._call(rows, values, round_number)
 
-    def table(self, name, rows):
-        self._call(name, len(rows))
+    def table(self, rows, name, content):
+        self._call(rows, name, len(content))
 
     def close(self):
         self._call("closed")
@@ -307,10 +313,10 @@ def test_a_phase_is_logged_every_few_seconds_and_at_its_end_and_one_done_before_
     same = {f"engines/{name}": value for name, value in engines.items()}
     point = {"population/per_s": 0.25, "population/tokens_per_s": 17.5, "reward/support/best": 0.75}
     assert notebook.lines == [
-        ("rows", 7, {**same, **point, "population/done": 5, "reward/support/mean": 0.5}),
-        ("rows", 8, {**same, **point, "population/done": 6, "reward/support/mean": 0.5}),
-        ("rows", 8, {"test/base/mean": 0.5}),
-        ("test/table", 1),
+        (7, {**same, **point, "population/done": 5, "reward/support/mean": 0.5}, None),
+        (8, {**same, **point, "population/done": 6, "reward/support/mean": 0.5}, None),
+        (8, {"test/base/mean": 0.5}, None),
+        (8, "test/table", 1),
         ("closed",),
     ]
 
@@ -336,11 +342,11 @@ def test_a_tracker_that_never_answers_holds_nothing_up(caplog, monkeypatch):
 
 
 def test_rounds_decided_anew_replace_those_before_and_equal_ones_are_not_written_again(tmp_path):
-    for centers, rows in (([0.1, 0.2], 30), ([0.1, 0.2], 30), ([0.1, 0.5], 40)):
+    for centers, rows in (([0.1, 0.2, 0.3], 30), ([0.1, 0.2, 0.3], 30), ([0.1, 0.5], 40)):
         made = TensorBoard(tmp_path, {})
-        made.scalars(ROWS, rows, {"done": float(rows)})
+        made.scalars(rows, {"done": float(rows)})
         for t, center in enumerate(centers):
-            made.scalars(ROUND, t, {"round/center": center})
+            made.scalars(rows, {"round/center": center}, round_number=t)
         made.close()
     found = curves(tmp_path)
     assert found["round/center"] == [(0, pytest.approx(0.1)), (1, 0.5)]
@@ -372,10 +378,10 @@ def test_a_run_taken_up_again_online_repeats_no_round_and_never_steps_back(tmp_p
     monkeypatch.setitem(sys.modules, "wandb", online)
     names = {"key": run_key("run", "/runs"), "name": "run", "project": "p"}
     made = WeightsAndBiases(tmp_path, {}, **names, entity="", mode="")
-    made.scalars(ROUND, 0, {"round/center": 0.1})
-    made.scalars(ROUND, 2, {"round/center": 0.3})  # was lost with the driver before
-    made.scalars(ROWS, 55, {"done": 5.0})
-    made.scalars(ROUND, 0, {"round/center": 0.2})  # the population has grown
+    made.scalars(39, {"round/center": 0.1}, round_number=0)
+    made.scalars(39, {"round/center": 0.3}, round_number=2)  # was lost with the driver before
+    made.scalars(55, {"done": 5.0})
+    made.scalars(55, {"round/center": 0.2}, round_number=0)  # the population has grown
     assert [(step, set(content)) for step, content in online.logged] == [
         (40, {"round", "round/center"}),
         (55, {"rows", "done"}),
@@ -401,3 +407,10 @@ def test_events_go_to_a_local_folder_and_a_remote_run_must_name_one(tmp_path):
     there = [on, "run.directory=s3://bucket/runs", f"tracking.folder={tmp_path}/logs"]
     assert open_tracking(loaded(tmp_path, *there)) is not None
     assert not (tmp_path / "logs").exists()  # nothing before the run directory is the run's
+
+
+def test_a_submitted_jobs_temporary_copy_is_no_place_for_events(tmp_path, monkeypatch):
+    monkeypatch.setattr("corp_ray.posttrain.cluster.submitted", lambda: True)
+    check_place(loaded(tmp_path, "run.directory=/runs", "tracking.folder=/logs"))
+    with pytest.raises(ConfigError, match=r"tracking.folder='logs': expected an absolute path;"):
+        check_place(loaded(tmp_path, "run.directory=/runs", "tracking.folder=logs"))
