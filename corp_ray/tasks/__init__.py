@@ -24,7 +24,7 @@ class Task(Protocol):
     versions are never mixed. A task may have more: `in_place = True` when `reward` is pure, quick
     and cannot fail, so that it needs no process of its own; `notes()`, lines for people on how it
     grades on this machine; `gold(example)`, a text that must be graded 1, and `wrong(example)`,
-    texts that must be graded 0, for jobs.doctor.
+    texts that must be graded 0, for jobs.doctor; `answer(example, text)`, see `answer_of`.
     """
 
     version: str
@@ -82,6 +82,20 @@ def in_place(task: Any) -> bool:
 def notes(task: Any) -> list[str]:
     """What a task has to say of how it grades on this machine."""
     return list(task.notes()) if hasattr(task, "notes") else []
+
+
+def answer_of(task: Any, example: Example, text: str) -> str | None:
+    """What a text gives as its answer, equal answers as equal strings; None when it gives none.
+
+    The task's own `answer(example, text)`, which is pure and quick, else the text without white
+    space at its ends. An exception counts as no answer.
+    """
+    own = getattr(task, "answer", None)
+    try:
+        found = own(example, text) if callable(own) else text.strip()
+    except Exception:  # noqa: BLE001 it may be the user's code, and a text may be anything
+        return None
+    return None if found is None else str(found) or None
 
 
 def grade(task: Task, example: Example, text: str) -> Grade:

@@ -63,7 +63,7 @@ class CountdownTask(Family):
         said, tagged = _said(text)
         target = example.data["target"]
         try:
-            expression, states = _read(said)
+            _, expression, states = _read(said)
         except NotArithmetic:
             return Grade(0.0, WRONG_FORMAT, 0.0)
         right = (
@@ -72,6 +72,13 @@ class CountdownTask(Family):
             and states in (None, target)
         )
         return Grade(float(right), GRADED, float(tagged))
+
+    def answer(self, example: Example, text: str) -> str | None:
+        """The expression without white space; None where there is none."""
+        try:
+            return _read(_said(text)[0])[0]
+        except NotArithmetic:
+            return None
 
     def gold(self, example: Example) -> str | None:
         """A text that is graded 1, where the row has a solution or few numbers."""
@@ -102,19 +109,21 @@ def _said(text: str) -> tuple[str, bool]:
     return _LABEL.split(line)[-1], False
 
 
-def _read(said: str) -> tuple[Expression, int | None]:
-    """The expression in `said`, and the number that it is said to equal. Errors: NotArithmetic."""
+def _read(said: str) -> tuple[str, Expression, int | None]:
+    """The expression in `said`, as written but for white space, and as read; and the number that
+    it is said to equal. Errors: NotArithmetic."""
     said = said[: 2 * LENGTH].strip().removesuffix(".").strip("`$ ")
     if said.startswith("**") and said.endswith("**"):
         said = said[2:-2].strip()
+    written = ["".join(side.split()) for side in said.removesuffix(".").split("=", 2)]
     sides = [parse(side) for side in said.removesuffix(".").split("=", 2)]
     if len(sides) == 1:
-        return sides[0], None
+        return written[0], sides[0], None
     if len(sides[1].numbers) != 1:  # "98 = 44 + 19 + 35"
-        sides[:2] = sides[1::-1]
+        sides[:2], written[:2] = sides[1::-1], written[1::-1]
     if len(sides) > 2 or len(sides[1].numbers) != 1 or sides[1].value is None:
         raise NotArithmetic("more than one '=', or no number beside it")
-    return sides[0], int(sides[1].value)
+    return written[0], sides[0], int(sides[1].value)
 
 
 def _puzzle(place: str, row: Row) -> tuple[list[int], int]:

@@ -46,3 +46,6 @@ class Gsm8kTask(questions.BoxedFamily):
             return Grade(0.0, WRONG_FORMAT, float(boxed))
         right = said is not None and numbers.same(wanted, said)
         return Grade(float(right), GRADED, float(boxed))
+
+    def answer(self, example: Example, text: str) -> str | None:
+        return numbers.said_value(text)

@@ -14,14 +14,15 @@ from importlib import metadata
 
 from corp_ray.child import Child, ChildError
 from corp_ray.errors import TaskError
-from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Grade
-from corp_ray.tasks import answers, numbers
+from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Example, Grade
+from corp_ray.tasks import answers, latex, numbers
 from corp_ray.tasks.questions import BoxedFamily
 
 VERSION = 1
 CHILD = "corp_ray.tasks.mathematics_child"
 LIMIT_S = 5.0
 _LONGEST = 2_000  # characters of an answer; nobody writes a longer one
+_DEEPEST = 40  # brackets in one another; deeper ones are not taken apart
 _LIBRARIES = ("math-verify", "latex2sympy2-extended", "sympy")
 
 
@@ -95,6 +96,11 @@ class MathematicsFamily(BoxedFamily):
         self._mathematics = Mathematics()
         self.version = f"{self.kind} 1 {self._mathematics.version}"
 
+    def answer(self, example: Example, text: str) -> str | None:
+        """The final answer in one spelling, without a child: what is alike in writing alone."""
+        said, _ = final_answer(text)
+        return None if said is None or len(said) > _LONGEST else spelled(said)
+
     def close(self) -> None:
         """End the child process that grades."""
         self._mathematics.close()
@@ -103,6 +109,30 @@ class MathematicsFamily(BoxedFamily):
 @lru_cache(maxsize=10_000)
 def _number(text: str) -> numbers.Number | None:
     return numbers.read(text)
+
+
+def spelled(said: str) -> str | None:
+    """An answer in one spelling: numbers as exact fractions, lists in one order, the rest as
+    normalised LaTeX. Two spellings of one value may remain two (\\sqrt{8} and 2\\sqrt{2})."""
+    number = numbers.read(said)
+    if number is not None:
+        return str(number.value)
+    cleaned = latex.clean(said)
+    if latex.depth(cleaned) > _DEEPEST:
+        return latex.spelling(cleaned) or None
+    return _spelled(latex.read(cleaned)) or None
+
+
+def _spelled(shape: latex.Shape) -> str:
+    if shape.kind == "assignment":
+        return _spelled(shape.items[0])
+    if not shape.items:
+        number = numbers.read(shape.mark)
+        return str(number.value) if number is not None else latex.spelling(shape.mark)
+    parts = [_spelled(item) for item in shape.items]
+    if shape.kind in ("list", "union"):
+        return f"{shape.kind}({', '.join(sorted(parts))})"
+    return f"{shape.kind}{shape.mark}({', '.join(parts)})"
 
 
 def final_answer(text: str) -> tuple[str | None, bool]:

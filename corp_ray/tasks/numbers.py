@@ -289,6 +289,13 @@ def _right_side(equation: str) -> Number | None:
     return read(right)
 
 
+def said_value(text: str) -> str | None:
+    """The value of the number that a text gives as its answer, as an exact fraction ("3/4", "18");
+    a percent sign and units are left out. None when it gives no number."""
+    number, _, _ = said(text)
+    return None if number is None else str(number.value)
+
+
 def said(text: str) -> tuple[Number | None, bool, bool]:
     """The number that a text gives as its answer, whether anything stood in its place, and
     whether that was a box. See the module's words on which number counts."""

@@ -78,6 +78,11 @@ class ProgramsTask(Family):
             return Grade(0.0, VERIFIER_ERROR, form)
         return Grade(float(verdict.passed), GRADED, form)
 
+    def answer(self, example: Example, text: str) -> str | None:
+        """The text of the program, which is not run."""
+        found = self._program(text, example.data[0])
+        return None if found is None else found.source.rstrip()
+
     def _program(self, text: str, tests: ProgramTests) -> Found | None:
         return find_program(text, tests.names)
 

@@ -3,6 +3,7 @@
     examples()                 yields dicts with question and answer, or Example records
     reward(example, text)      or reward(answer, text): a number in [0, 1], or a Grade
     prompt(example)            optional: the user's message, or a list of chat messages
+    answer(example, text)      optional: what a text gives as its answer, None for none; for votes
 
 A class has these as methods, all three. The file's text travels with the task's settings, so that
 every node grades by it; so it stands alone: it imports packages that are installed, no file beside
@@ -73,6 +74,7 @@ class PythonFileTask:
         for optional in ("gold", "wrong"):  # for jobs.doctor
             if callable(getattr(holder, optional, None)):
                 setattr(self, optional, getattr(holder, optional))
+        self._answer = _of_two(getattr(holder, "answer", None))
 
     def examples(self) -> Sequence[Example]:
         found = []
@@ -122,6 +124,16 @@ class PythonFileTask:
             return found
         except FAILURES as error:
             return Grade(0.0, VERIFIER_ERROR, reason=self._said(error))
+
+    def answer(self, example: Example, text: str) -> str | None:
+        """What the file's own answer(example, text) says, else the text."""
+        if self._answer is None:
+            return text.strip()
+        try:
+            found = self._answer(example, text)
+        except FAILURES:
+            return None
+        return None if found is None else str(found)
 
     def _example(self, number: int, item: Any) -> Example:
         if isinstance(item, Example):
@@ -181,6 +193,15 @@ def _class_of(module: ModuleType, name: str) -> Any:
             "examples() and reward(example, text), or one class with examples, prompt and reward"
         )
     return None
+
+
+def _of_two(found: Any) -> Callable[[Example, str], Any] | None:
+    """`found` where it can be called with two arguments: a file may use the name for another thing."""
+    try:
+        inspect.signature(found).bind(None, "")
+    except (TypeError, ValueError):
+        return None
+    return found
 
 
 def _is_chat(found: Any) -> bool:

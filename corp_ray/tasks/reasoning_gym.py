@@ -9,7 +9,7 @@ from typing import Any
 
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Example, Grade
-from corp_ray.tasks import Messages, chat
+from corp_ray.tasks import Messages, chat, numbers
 from corp_ray.tasks.grading import last_number
 
 
@@ -75,3 +75,10 @@ class ReasoningGymTask:
         if not 0.0 <= score <= 1.0:
             return Grade(0.0, VERIFIER_ERROR)
         return Grade(score if self._partial_credit else float(score >= 1.0), GRADED)
+
+    def answer(self, example: Example, text: str) -> str | None:
+        """The text, or the value of its last number, as `answer` of the task says."""
+        if self._answer != "last_number":
+            return text.strip()
+        number = numbers.last_number(text)
+        return None if number is None else str(number.value)

@@ -68,6 +68,14 @@ class ROCStoriesTask(Family):
         said = _like_gold(said, gold, example.data["sentences"])
         return Grade(score(said, gold), GRADED, float(asked))
 
+    def answer(self, example: Example, text: str) -> str | None:
+        """The order as in "B,A,D,E,C", orders of equal sentences as one; None where there is none."""
+        gold = example.answer.split(",")
+        said = _last_list(text, len(gold))
+        if sorted(said) != sorted(gold):
+            return None
+        return ",".join(_like_gold(said, gold, example.data["sentences"]))
+
     def gold(self, example: Example) -> str:
         """The text that is graded 1."""
         return example.answer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from corp_ray.errors import TaskError
 from corp_ray.records import GRADED, Example, Grade
-from corp_ray.tasks import Messages, chat
+from corp_ray.tasks import Messages, chat, numbers
 from corp_ray.tasks.grading import grade_exact, grade_numeric
 from corp_ray.tasks.sources import lacking, read_file
 
@@ -65,6 +65,7 @@ class RowsTask:
             "exact": (grade_exact, "rows exact 1"),
             "numeric": (grade_numeric, "rows numeric 2"),
         }
+        self._numeric = grader == "numeric"
         if grader in builtin:
             self._grade, self.version = builtin[grader]
             self.in_place = True
@@ -98,3 +99,7 @@ class RowsTask:
             return self._grade(example.answer, text)
         except Exception as error:  # noqa: BLE001 a grader may be the user's code: its failure is an outcome
             return Grade.failed(error)
+
+    def answer(self, example: Example, text: str) -> str | None:
+        """The value of the number that a text gives, or the text, for any other grader."""
+        return numbers.said_value(text) if self._numeric else text.strip()
