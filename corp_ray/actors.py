@@ -37,7 +37,7 @@ from corp_ray.recipe import Recipe
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Ready, Work
 from corp_ray.reward_pool import InPlace, RewardPool, rewards_of
 from corp_ray.storage import Storage
-from corp_ray.tasks import Messages, make_task
+from corp_ray.tasks import Messages, answer_of, make_task
 from corp_ray.tasks.settings import TaskSettings
 from corp_ray.tasks.splits import NAMES
 
@@ -274,6 +274,14 @@ class Gate:
         """Id, question and answer of every example, for people who look at what was answered."""
         self._open()
         return [{"id": e.id, "question": e.question, "answer": e.answer} for e in self._examples]
+
+    def answers(self, texts: Sequence[str]) -> list[str | None]:
+        """What each text, one for every example, gives as its answer; None where it gives none."""
+        self._open()
+        return [
+            answer_of(self._task, example, text)
+            for example, text in zip(self._examples, texts, strict=True)
+        ]
 
 
 class Reducer:

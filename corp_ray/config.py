@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from corp_ray.config_checks import problems, task_kind
+from corp_ray.config_checks import comparison_problems, problems, task_kind
 from corp_ray.errors import ConfigError
 from corp_ray.settings import FAMILIES, Config, TaskConfig
 
@@ -108,6 +108,12 @@ def load(paths: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Co
 def validate(config: Config) -> None:
     """ConfigError for the first value that cannot run."""
     for name, value, right in problems(config):
+        raise ConfigError(f"{name}={value!r}: expected {right}")
+
+
+def validate_comparison(config: Config) -> None:
+    """ConfigError for the first value that jobs.compare cannot run with."""
+    for name, value, right in comparison_problems(config):
         raise ConfigError(f"{name}={value!r}: expected {right}")
 
 

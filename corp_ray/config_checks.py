@@ -42,6 +42,8 @@ _LEAST = {
     "ray.engines": 0,
     "ray.in_flight": 1,
     "ray.attempts": 1,
+    "compare.population": 0,
+    "compare.votes": 1,
     "score.shard": 0,
     "score.shards": 1,
 }
@@ -130,6 +132,19 @@ def _installed(package: str) -> bool:
     """Whether a package can be imported; a mere folder of its name, as wandb leaves one, cannot."""
     found = importlib.util.find_spec(package)
     return found is not None and found.origin is not None
+
+
+def comparison_problems(config: Config) -> Iterator[Problem]:
+    """What jobs.compare cannot run with, and other jobs do not look at."""
+    size, more, votes = config.population.size, config.compare.population, config.compare.votes
+    if 0 < more < size:
+        yield "compare.population", more, f"at least population.size ({size}), or 0 for that many"
+    elif votes > max(more, size):
+        yield (
+            "compare.votes",
+            votes,
+            f"at most the {max(more, size)} candidates there are to vote (compare.population adds some)",
+        )
 
 
 def _texts(config: Config) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from corp_ray.records import EngineCounts, Evaluation
 
 if TYPE_CHECKING:  # jobs that only read files do without the search, and so without Ray
+    from corp_ray.compared import Comparison
     from corp_ray.measure import Measured
     from corp_ray.search import RunResult, Scored
 
@@ -159,3 +160,30 @@ def show_result(result: RunResult) -> None:
     )
     for line in (*lines, f"run directory: {result.directory} (ended: {result.stop_reason})"):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """The table of jobs/compare, on standard output."""
+    console = _console()
+    table = Table(title=f"test split, {comparison.examples} examples")
+    for heading in ("method", "mean", "points over base", "over best single", "passes", "scored"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in comparison.rows:
+        over = row.gain_over_best_single
+        table.add_row(
+            row.name + (" (abstained)" if row.abstained else ""),
+            f"{row.mean:.3f}",
+            "" if row.name == "base" else _points(row.gain, row.low, row.high),
+            "" if row.name == "best_single" else _points(over.gain, over.low, over.high),
+            str(row.forward_passes),
+            str(row.search.candidates),
+        )
+    console.print(table)
+    for row in comparison.rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}", soft_wrap=True, highlight=False)
+
+
+def _points(gain: float, low: float, high: float) -> str:
+    """A gain with its 95 % interval, in points."""
+    return f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

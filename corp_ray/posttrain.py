@@ -9,6 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from corp_ray import cluster
+from corp_ray import config as configuration
+from corp_ray.compared import Comparison
+from corp_ray.comparison import compare_run
 from corp_ray.errors import ConfigError, StoppedError
 from corp_ray.measure import Measured
 from corp_ray.model_folder import export, read_recipe
@@ -106,15 +109,35 @@ def posttrain(
     EngineError and DiskFullError for what happened on the way. What is on disk stays valid.
     """
     with _opened(config, display, connect) as (prepared, directory, run):
-        result = run.execute()
-        content = {
-            "split_digest": prepared.task.digests["test"],
-            "stop_reason": result.stop_reason,
-            "commits": [commit.path for commit in result.commits],
-            "test": [asdict(row) for row in result.test],
-        }
-        directory.report.write_json("test.json", content)
+        return _decided(prepared, directory, run)
+
+
+def _decided(prepared: Prepared, directory: RunDirectory, run: Run) -> RunResult:
+    """The run to its end, with its report."""
+    result = run.execute()
+    content = {
+        "split_digest": prepared.task.digests["test"],
+        "stop_reason": result.stop_reason,
+        "commits": [commit.path for commit in result.commits],
+        "test": [asdict(row) for row in result.test],
+    }
+    directory.report.write_json("test.json", content)
     return result
+
+
+def compare(config: Config, display: Observer, *, connect: Connect = cluster.connect) -> Comparison:
+    """The run beside what else its rewards could have been used for, on the test split.
+
+    A run that is not at its end is run or resumed first. Errors: as `posttrain`; RewardTableError
+    for voters whose answers an older version of the program did not keep.
+    """
+    configuration.validate_comparison(config)
+    with _opened(config, display, connect) as (prepared, directory, run):
+        result = _decided(prepared, directory, run)
+        comparison = compare_run(prepared, directory, run, result)
+        directory.lease.check()
+        directory.report.write_json("compare.json", asdict(comparison))
+    return comparison
 
 
 def score(config: Config, display: Observer, *, connect: Connect = cluster.connect) -> Scored:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from corp_ray.consolidate import Consolidation
+from corp_ray.direction import Direction
 from corp_ray.records import Candidate, Proposal, Verdict
 
 GridPoint = tuple[float, float]  # (quantile, inverse temperature)
@@ -18,13 +20,42 @@ def make_proposals(
 
     A consolidation of norm 0 moves nothing and makes no proposal.
     """
-    proposals = []
-    for (quantile, beta), consolidation in consolidations.items():
-        for step in steps if consolidation.norm > 0 else ():
-            name = f"r{round_number}q{quantile:g}b{beta:g}s{step:g}"
-            candidate = Candidate(name, "proposal", round_number, consolidation.mean.terms, step)
-            proposals.append(Proposal(quantile, beta, step, candidate))
-    return proposals
+    return [
+        proposal
+        for (quantile, beta), consolidation in consolidations.items()
+        for proposal in along(
+            consolidation.mean,
+            steps,
+            f"r{round_number}q{quantile:g}b{beta:g}s{{:g}}",
+            round_number,
+            quantile,
+            beta,
+        )
+    ]
+
+
+def along(
+    direction: Direction,
+    steps: Sequence[float],
+    name: str,
+    round_number: int,
+    quantile: float = math.nan,
+    inverse_temperature: float = math.nan,
+) -> list[Proposal]:
+    """One direction at every step, none when its norm is 0; `name` has a place for the step.
+
+    NaN stands for what the direction was not made with.
+    """
+    terms = direction.terms if direction.norm > 0 else ()
+    return [
+        Proposal(
+            quantile,
+            inverse_temperature,
+            step,
+            Candidate(name.format(step), "proposal", round_number, terms, step),
+        )
+        for step in (steps if terms else ())
+    ]
 
 
 def sweep_groups(candidates: Sequence[Candidate], engines: int) -> list[tuple[Candidate, ...]]:

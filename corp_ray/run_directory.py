@@ -36,6 +36,7 @@ _FREE = (
     "task.grading_processes",
     "evaluate.",
     "tracking.",
+    "compare.",
 )
 _MOVING = "moving"
 _PACKAGES = (

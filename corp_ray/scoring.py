@@ -23,6 +23,7 @@ from corp_ray.pool import Done, Pool
 from corp_ray.preparation import Prepared
 from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, EngineCounts, Evaluation, Failure, Work
+from corp_ray.reward_rows import Key
 from corp_ray.reward_table import RewardTable, error_share
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scheduler import SchedulePolicy
@@ -32,6 +33,7 @@ from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
 from corp_ray.supervised import Supervised
 
+Asked = tuple[Center, str, Candidate]  # a row of the reward table: center, split, candidate
 _GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
 
 
@@ -63,6 +65,8 @@ class Scoring:
         self._max_set_aside = prepared.config.ray.max_set_aside
         self._directory, self._display, self._stop = directory, display, stop
         self._center = base
+        # What this driver has asked for so far, whether it was in the table or not.
+        self.asked: dict[Key, Asked] = {}
         self._pools: list[Pool] = []
         try:
             self._pool = self._judges = self._start(prepared, prepared.engine, engines)
@@ -177,7 +181,14 @@ class Scoring:
                 for failure in finished:
                     if isinstance(failure, Failure):
                         self._put_aside(works[failure.index], failure, limit)
-        return [c for c in usable if not self._set_aside.has(center, split, c)]
+        scored = [c for c in usable if not self._set_aside.has(center, split, c)]
+        self._note_asked(split, [(center, candidate) for candidate in scored])
+        return scored
+
+    def _note_asked(self, split: str, work: Sequence[tuple[Center, Candidate]]) -> None:
+        for center, candidate in work:
+            key = center.digest, split, candidate.digest
+            self.asked.setdefault(key, (center, split, candidate))
 
     def _put_aside(self, work: Work, failure: Failure, limit: int) -> None:
         """Note what could not be scored. Errors: EngineError when it is not to be done without."""
@@ -201,14 +212,7 @@ class Scoring:
         self._stop.check()
         missing = self.unjudged(split, work)
         if missing:
-            gate = Supervised(
-                lambda: GateActor.options(
-                    num_cpus=0,
-                    max_concurrency=_GATE_CALLS,
-                    scheduling_strategy=cluster.here(),
-                ).remote(split, self._task),
-                self._stop,
-            )
+            gate = self._holder(split)
 
             def evaluate(actor: Any, index: int) -> Any:
                 return gate.actor.evaluate.remote(actor, *missing[index])
@@ -226,12 +230,41 @@ class Scoring:
                     self._directory.keep_questions(split, lambda: gate.call("questions"))
             finally:
                 gate.close()
+        self._note_asked(split, work)
         return [self.evaluation(center, split, candidate) for center, candidate in work]
+
+    def _holder(self, split: str) -> Supervised:
+        """An actor that alone holds a held-out split; to be closed."""
+        return Supervised(
+            lambda: GateActor.options(
+                num_cpus=0, max_concurrency=_GATE_CALLS, scheduling_strategy=cluster.here()
+            ).remote(split, self._task),
+            self._stop,
+        )
+
+    def answers(self, split: str, rows: Sequence[Evaluation]) -> list[list[str | None]]:
+        """What each row's texts on a held-out split give as answers, read where the split is held."""
+        holder = self._holder(split)
+        try:
+            found = []
+            for row in rows:
+                self._stop.check()
+                found.append(holder.call("answers", row.texts))
+            return found
+        finally:
+            holder.close()
 
     def unjudged(
         self, split: str, work: Sequence[tuple[Center, Candidate]]
     ) -> list[tuple[Center, Candidate]]:
-        return [(o, c) for o, c in work if self._table.get(o.digest, split, c) is None]
+        """Those without a row, each direction around a center once."""
+        return list(
+            {
+                (o.digest, c.digest): (o, c)
+                for o, c in work
+                if self._table.get(o.digest, split, c) is None
+            }.values()
+        )
 
     def check_weights(self, center: Center, candidate: Candidate, digest: str) -> None:
         """EngineError unless an engine's center + candidate has exactly the tensors of `digest`."""

@@ -101,7 +101,7 @@ class Run:
             found |= stored(Storage.open(source) / "rewards")
         missing = [
             candidate.id
-            for candidate in self._sample(SearchState())
+            for candidate in self.sample(SearchState())
             if (self.base.digest, "support", candidate.digest) not in found
         ]
         if missing:
@@ -139,7 +139,7 @@ class Run:
 
     def score_shard(self, shard: int, shards: int) -> Scored:
         """Score every `shards`-th candidate of round 0 on support; shard 0 the center too."""
-        population = self._sample(SearchState())
+        population = self.sample(SearchState())
         mine = population[shard::shards]
         wanted = [center_candidate(0), *mine] if shard == 0 else mine
         phase = f"round 0: population, shard {shard} of {shards}"
@@ -157,13 +157,13 @@ class Run:
         self, state: SearchState, center: Center, recipe: Recipe
     ) -> tuple[SearchState, Center, Recipe, Commit | None]:
         config, number = self.config, state.round
-        sampled = self._sample(state)
+        sampled = self.sample(state)
         wanted = [center_candidate(number), *sampled]
         origin, *scored = self.scoring.score(
             center, "support", wanted, f"round {number}: population"
         )
         means_N = self.scoring.means(center, "support", scored)
-        consolidations = self._consolidate(scored, means_N)
+        consolidations = self.consolidate(scored, means_N)
         proposals = make_proposals(consolidations, config.consolidation.steps, number)
         decision, swept = self._decide(center, recipe, proposals, number)
         before = self.scoring.evaluation(center, "support", origin)
@@ -204,10 +204,11 @@ class Run:
         self._discard_staged()
         return following, center, recipe, commit
 
-    def _sample(self, state: SearchState) -> list[Candidate]:
+    def sample(self, state: SearchState, size: int = 0) -> list[Candidate]:
+        """A round's candidates; `size`: another number of round 0's than the configuration's."""
         config = self.config
         if state.sigma is None:
-            size = config.population.size
+            size = size or config.population.size
             return population.isotropic(config.run.seed, 0, size, config.population.sigmas)
         return population.low_rank(
             config.run.seed,
@@ -220,9 +221,13 @@ class Run:
             rank=config.consolidation.rank,
         )
 
-    def _consolidate(
-        self, candidates: Sequence[Candidate], means_N: np.ndarray
+    def consolidate(
+        self,
+        candidates: Sequence[Candidate],
+        means_N: np.ndarray,
+        compatibility: float | None = None,
     ) -> dict[GridPoint, Consolidation]:
+        """One consolidation per grid point; `compatibility`: another one than the configuration's."""
         settings = self.config.consolidation
         grid = [(q, b) for q in settings.quantiles for b in settings.inverse_temperatures]
         results = self.reducer.call(
@@ -231,7 +236,7 @@ class Run:
             means_N,
             grid,
             settings.rank,
-            settings.compatibility,
+            settings.compatibility if compatibility is None else compatibility,
         )
         return dict(zip(grid, results, strict=True))
 
@@ -310,7 +315,7 @@ class Run:
 
     def _measure(self, center: Center, commits: Sequence[Commit]) -> tuple[Measured, ...]:
         """The test table: base, best single candidate of round 0, committed model."""
-        singles = self._sample(SearchState())
+        singles = self.sample(SearchState())
         scored = self.scoring.score(self.base, "support", singles, "best single candidate")
         best = scored[int(np.argmax(self.scoring.means(self.base, "support", scored)))]
         work = [(self.base, center_candidate(0)), (self.base, best)]

@@ -151,6 +151,13 @@ class EvaluateConfig:
 
 
 @dataclass
+class CompareConfig:
+    # jobs/compare: candidates that best single and vote choose from; 0: population.size
+    population: int = 0
+    votes: int = 50  # how many of them vote
+
+
+@dataclass
 class DoctorConfig:
     tokens_per_s: float = 2000.0  # jobs/doctor: what one engine writes, for an estimate of time
 
@@ -182,5 +189,6 @@ class Config:
     ray: RayConfig = field(default_factory=RayConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
