@@ -33,6 +33,8 @@ SMALL = (
     "population.size=3",
     "consolidation.steps=[2.0]",
     "consolidation.quantiles=[0.5]",
+    "consolidation.inverse_temperatures=[5.0]",
+    "compare.votes=2",
     "recentering.rounds=0",
     "ray.engines=1",  # loading more of them than there are cores takes longer than the work
 )
@@ -66,10 +68,21 @@ def prompts():
     return [task.prompt(example) for example in examples]
 
 
-def test_a_small_run_on_the_real_model_goes_through(tmp_path, ray_address):
-    code, out, err = runs.run(CONFIG, *SMALL, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
+def test_a_small_run_on_the_real_model_goes_through_and_is_compared(tmp_path, ray_address):
+    code, out, err = runs.run(
+        CONFIG, *SMALL, f"run.directory={tmp_path}", job="compare", RAY_ADDRESS=ray_address
+    )
     assert code == 0, err
     assert "test split" in out
+    report = json.loads((tmp_path / "demo/report/compare.json").read_text())
+    methods = {row["name"]: row for row in report["rows"]}
+    decided = json.loads((tmp_path / "demo/report/test.json").read_text())["test"]
+    assert [methods["base"]["mean"], methods["best_single"]["mean"]] == [
+        row["mean"] for row in decided[:2]
+    ]
+    assert methods["majority_vote"]["forward_passes"] == 2
+    tokens = [row["generated_tokens_per_item"] for row in report["rows"]]
+    assert min(tokens) > 1
     rows = runs.rows(tmp_path / "demo")
     assert len([r for r in rows if r["split"] == "support"]) == 4
     assert all(r["generated_tokens"] > 0 and r["engine"].startswith("transformers") for r in rows)
