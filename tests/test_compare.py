@@ -327,7 +327,7 @@ def test_a_kill_amid_the_comparison_changes_nothing_and_scores_nothing_twice(
     place, conf = f"run.directory={tmp_path / 'runs'}", folder / "conf.yaml"
     process = runs.start(conf, place, job="compare", RAY_ADDRESS=ray_address)
     assert kill_when(process, lambda: any(row["split"] == "test" for row in new_rows()))
-    held = timed(new_rows())
+    held, on_test = timed(new_rows()), sum(row["split"] == "test" for row in runs.rows(root))
     assert len(held) < len(table.rows) - len(pq.read_table(root / "rewards" / first))
     assert not (root / "report/compare.json").exists()
     code, _, err = runs.run(conf, place, job="compare", RAY_ADDRESS=ray_address)
@@ -336,6 +336,8 @@ def test_a_kill_amid_the_comparison_changes_nothing_and_scores_nothing_twice(
     assert timeless(after.report) == timeless(table.report)
     assert sorted(keys(after.rows)) == sorted(keys(table.rows))
     assert held <= timed(after.rows)
+    left = re.search(r"compare: test: (\d+) to score", err)
+    assert left and int(left[1]) == sum(row["split"] == "test" for row in after.rows) - on_test
 
 
 def test_a_voter_whose_answers_were_not_kept_is_refused_by_name(compared, tmp_path, ray_address):
