@@ -239,14 +239,21 @@ class Gate:
         self._task: Any = None
         self._rewards: RewardPool | InPlace | None = None
         self._examples: tuple[Example, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
-    def _open(self) -> RewardPool | InPlace:
-        """Deal the split; by the first call, so that an error reaches the driver as what it is."""
+    def _deal(self) -> tuple[Example, ...]:
+        """The split; by the first call, so that an error reaches the driver as what it is."""
         with self._lock:
-            if self._rewards is None:
+            if not self._examples:
                 self._task = make_task(**self._settings.task)
                 self._examples = self._settings.examples(self._task, (self._split,))[self._split]
+            return self._examples
+
+    def _open(self) -> RewardPool | InPlace:
+        """Deal the split and start what grades it."""
+        with self._lock:
+            if self._rewards is None:
+                self._deal()
                 rewards = rewards_of(self._task, self._settings)
                 rewards.start()
                 self._rewards = rewards
@@ -272,15 +279,14 @@ class Gate:
 
     def questions(self) -> list[dict[str, str]]:
         """Id, question and answer of every example, for people who look at what was answered."""
-        self._open()
-        return [{"id": e.id, "question": e.question, "answer": e.answer} for e in self._examples]
+        return [{"id": e.id, "question": e.question, "answer": e.answer} for e in self._deal()]
 
     def answers(self, texts: Sequence[str]) -> list[str | None]:
         """What each text, one for every example, gives as its answer; None where it gives none."""
-        self._open()
+        examples = self._deal()
         return [
             answer_of(self._task, example, text)
-            for example, text in zip(self._examples, texts, strict=True)
+            for example, text in zip(examples, texts, strict=True)
         ]
 
 
