@@ -20,7 +20,7 @@ from corp_ray.proposals import along, best_proposal, make_proposals
 from corp_ray.recenter import SearchState
 from corp_ray.records import GRADED, WRONG_FORMAT, Candidate, Center, Proposal
 from corp_ray.run_directory import RunDirectory
-from corp_ray.scoring import Asked
+from corp_ray.scoring import Asked, Scoring
 from corp_ray.search import Run, RunResult, center_candidate
 from corp_ray.search_costs import SearchCosts
 
@@ -58,6 +58,18 @@ def compare_run(
     )
 
 
+def check_texts(scoring: Scoring, center: Center, voters: Sequence[Candidate]) -> None:
+    """RewardTableError for the first voter with a test row that has no texts."""
+    work = [(center, voter) for voter in voters]
+    missing = {voter.digest for _, voter in scoring.unjudged("test", work)}
+    for voter in voters:
+        if voter.digest not in missing and not scoring.evaluation(center, "test", voter).texts:
+            raise RewardTableError(
+                f"{voter.id} has a row on test without its answers, from before rows kept them, "
+                "and cannot vote: use another run.id"
+            )
+
+
 class _Baselines:
     """The methods of one decided run; made once, used once."""
 
@@ -84,7 +96,7 @@ class _Baselines:
         best = {name: best_proposal(own) for name, own in proposals.items()}
         votes = self._run.config.compare.votes
         voters = self._ranked[:votes]
-        self._check_texts(voters)
+        check_texts(self._scoring, self._base, voters)
         committed = self._committed()
         picked = [p.exact for p in best.values() if p is not None]
         singles = [center_candidate(0), self._best_own, *voters, *picked]
@@ -139,20 +151,6 @@ class _Baselines:
             ]
             for name, own in proposals.items()
         }
-
-    def _check_texts(self, voters: Sequence[Candidate]) -> None:
-        there = {c.digest for _, c in self._scoring.unjudged("test", self._around(voters))}
-        for candidate in voters:
-            if candidate.digest in there:
-                continue
-            if not self._scoring.evaluation(self._base, "test", candidate).texts:
-                raise RewardTableError(
-                    f"{candidate.id} has a row on test without its answers, from before rows kept "
-                    "them, and cannot vote: use another run.id"
-                )
-
-    def _around(self, candidates: Iterable[Candidate]) -> list[tuple[Center, Candidate]]:
-        return [(self._base, candidate) for candidate in candidates]
 
     def _support(self, candidates: Iterable[Candidate]) -> list[Asked]:
         return [(self._base, "support", candidate) for candidate in candidates]

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from corp_ray import config
-from corp_ray.errors import ConfigError
+from corp_ray.comparison import check_texts
+from corp_ray.errors import ConfigError, RewardTableError
+from corp_ray.records import GRADED, Candidate, Center, Evaluation
 from tests import runs
 
 OWN, ENSEMBLE, VOTES = 24, 54, 6  # r0c52 is the best of 54, r0c14 of the first 24
@@ -283,11 +285,11 @@ def timeless(report):
     return {**report, "rows": rows}
 
 
-def rewrite(root, keep=lambda row: True, change=lambda row: row):
+def rewrite(root, keep):
     """The table as one part, without the rows that `keep` refuses; returns its name."""
     parts = sorted((root / "rewards").glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(part) for part in parts])
-    kept = [change(row) for row in table.to_pylist() if keep(row)]
+    kept = [row for row in table.to_pylist() if keep(row)]
     for part in parts:
         part.unlink()
     pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), parts[0])
@@ -341,20 +343,26 @@ def test_a_kill_amid_the_comparison_changes_nothing_and_scores_nothing_twice(
     assert left and int(left[1]) == sum(row["split"] == "test" for row in after.rows) - on_test
 
 
-def test_a_voter_whose_answers_were_not_kept_is_refused_by_name(compared, tmp_path, ray_address):
-    folder, table, _ = compared
-    root = tmp_path / "runs/run"
-    shutil.copytree(folder / "runs/run", root)
-    rewrite(root, change=lambda row: {**row, "texts": []})
-    before = len(runs.rows(root))
-    conf, place = folder / "conf.yaml", f"run.directory={tmp_path / 'runs'}"
-    code, _, err = runs.run(conf, place, job="compare", RAY_ADDRESS=ray_address)
-    assert code == 2
-    best = int(np.argmax(table.means))
-    assert err.splitlines()[-1].startswith(
-        f"error: r0c{best} has a row on test without its answers"
-    )
-    assert len(runs.rows(root)) == before
+class FakeScoring:
+    """A table with rows on test: candidate id -> texts."""
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def unjudged(self, split, work):
+        return [(center, voter) for center, voter in work if voter.id not in self._texts]
+
+    def evaluation(self, center, split, voter):
+        texts = self._texts[voter.id]
+        return Evaluation(voter, center.digest, split, (1.0,), (GRADED,), 1, 1.0, "fake", (), texts)
+
+
+def test_a_voter_whose_answers_were_not_kept_is_refused_by_name():
+    voters = [Candidate(f"r0c{k}", "candidate", 0, ((k, 0.01),)) for k in range(3)]
+    base = Center("base", "0" * 64)
+    check_texts(FakeScoring({"r0c0": ("7",)}), base, voters)
+    with pytest.raises(RewardTableError, match="r0c1 has a row on test without its answers"):
+        check_texts(FakeScoring({"r0c0": ("7",), "r0c1": ()}), base, voters)
 
 
 OWN_TASK = """
