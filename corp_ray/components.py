@@ -46,7 +46,7 @@ class Components:
     @property
     def statement(self) -> str:
         if self.significant == 0 and self.diffuse:
-            return "no component stands out, yet rewards are not independent: not low rank"
+            return "no component stands out, yet there is structure: not called low rank"
         if self.significant == 0:
             return "no shared structure: the rewards look as if shuffled over candidates"
         if self.significant >= MOST:
