@@ -103,15 +103,19 @@ def elite_average(
 
 
 def evolution_direction(
-    directions: Sequence[Direction], rewards: Sequence[float] | np.ndarray
+    directions: Sequence[Direction], rewards: Sequence[float] | np.ndarray, norm: float
 ) -> Direction:
-    """(1/N) sum z_i x_i over the whole population, z the rewards less their mean over their
-    population standard deviation; empty when all rewards are equal."""
+    """(1/N) sum z_i x_i over the whole population, scaled to a norm; z the rewards less their mean
+    over their population standard deviation. Empty when all rewards are equal.
+
+    The norm is the caller's, so that the same steps reach as far as those of other directions.
+    """
     rewards_N = np.asarray(rewards, np.float64)
     z_N = standardize(rewards_N, float(np.max(np.abs(rewards_N))))
     if not np.any(z_N):
         return Direction()
-    return _combined(directions, (z_N / len(z_N)).tolist())
+    direction = _combined(directions, (z_N / len(z_N)).tolist())
+    return direction.scale(norm / direction.norm) if direction.norm > 0 else direction
 
 
 def _combined(directions: Sequence[Direction], weights: Sequence[float]) -> Direction:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from corp_ray.baselines import elite_average, evolution_direction, majority_vote, ranking
 from corp_ray.compared import Chosen, Comparison, Cost, Method, chosen_of, compared, vote_of
 from corp_ray.direction import Direction
@@ -23,6 +25,7 @@ from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Asked, Scoring
 from corp_ray.search import Run, RunResult, center_candidate
 from corp_ray.search_costs import SearchCosts
+from corp_ray.settings import METHODS, Config
 
 _LABELS = {
     "elite_average": "plain mean of the elite",
@@ -35,11 +38,12 @@ _LABELS = {
 
 
 def compare_run(
-    prepared: Prepared, directory: RunDirectory, run: Run, result: RunResult
+    prepared: Prepared, directory: RunDirectory, run: Run, result: RunResult | None
 ) -> Comparison:
-    """Score what the baselines of a finished run lack, and compare all methods.
+    """Score what the methods that are asked for lack, and compare them.
 
-    Errors: RewardTableError for a voter whose stored row has no texts; as `Scoring.score`.
+    `result`: of the finished run; None where no method needs one (`needs_run`). Errors:
+    RewardTableError for a voter whose stored row has no texts; as `Scoring.score`.
     """
     config = prepared.config
     work = _Baselines(run, directory, result)
@@ -70,20 +74,31 @@ def check_texts(scoring: Scoring, center: Center, voters: Sequence[Candidate]) -
             )
 
 
-class _Baselines:
-    """The methods of one decided run; made once, used once."""
+def methods_of(config: Config) -> tuple[str, ...]:
+    """The methods that `compare.methods` asks for, beside base and best_single."""
+    return tuple(name for name in METHODS if name in (config.compare.methods or METHODS))
 
-    def __init__(self, run: Run, directory: RunDirectory, result: RunResult):
+
+def needs_run(config: Config) -> bool:
+    """Whether a method is what the run itself decided."""
+    return not {"gated", "committed"}.isdisjoint(methods_of(config))
+
+
+class _Baselines:
+    """The methods of one run; made once, used once."""
+
+    def __init__(self, run: Run, directory: RunDirectory, result: RunResult | None):
         self._run, self._scoring, self._base = run, run.scoring, run.base
-        self._record = directory.rounds.read_json("0.json")
-        self._commits = result.commits
+        self._wanted = methods_of(run.config)
+        self._record = directory.rounds.read_json("0.json") if result else {}
+        self._commits = result.commits if result else ()
         self._costs = SearchCosts(run.scoring)
         # All that the run itself was decided by; the test split is no part of that.
         self._run_asked = [a for a in run.scoring.asked.values() if a[1] != "test"]
         config = run.config
         self.ensemble_size = max(config.population.size, config.compare.population)
-        wanted = run.sample(SearchState(), self.ensemble_size)
-        ensemble = self._scoring.score(self._base, "support", wanted, "compare: candidates")
+        sampled = run.sample(SearchState(), self.ensemble_size)
+        ensemble = self._scoring.score(self._base, "support", sampled, "compare: candidates")
         self._own = [c for c in ensemble if number_of(c.id) < config.population.size]
         self._own_means = self._scoring.means(self._base, "support", self._own)
         means = self._scoring.means(self._base, "support", ensemble)
@@ -95,47 +110,55 @@ class _Baselines:
         proposals = self._sweep(self._proposals())
         best = {name: best_proposal(own) for name, own in proposals.items()}
         votes = self._run.config.compare.votes
-        voters = self._ranked[:votes]
+        voters = self._ranked[:votes] if "majority_vote" in self._wanted else []
         check_texts(self._scoring, self._base, voters)
         committed = self._committed()
         picked = [p.exact for p in best.values() if p is not None]
-        singles = [center_candidate(0), self._best_own, *voters, *picked]
+        singles = [center_candidate(0), self._ranked[0], self._best_own, *voters, *picked]
         work = [*((self._base, candidate) for candidate in singles), committed]
         self._scoring.judged("test", work, "compare: test")
-        return [
-            self._single("base", "base model", center_candidate(0), Cost()),
-            *self._best_singles(),
-            self._vote(voters, votes),
-            self._chosen("elite_average", best, proposals),
-            self._chosen("reward_softmax", best, proposals),
-            self._chosen("ungated", best, proposals),
-            self._gated(best["ungated"], proposals["ungated"]),
-            self._chosen("evolution_strategies", best, proposals),
-            self._of_the_run(committed),
-        ]
+
+        def made(name: str) -> Method:
+            if name == "majority_vote":
+                return self._vote(voters, votes)
+            if name == "gated":
+                return self._gated(best["ungated"], proposals["ungated"])
+            if name == "committed":
+                return self._of_the_run(committed)
+            return self._chosen(name, best, proposals)
+
+        base = self._single("base", "base model", center_candidate(0), Cost())
+        return [base, *self._best_singles(), *map(made, self._wanted)]
 
     def _proposals(self) -> dict[str, list[Proposal]]:
-        """Every method's grid, by the method's name."""
+        """The grids of the methods that choose by validation, by the method's name."""
         grid = self._run.config.consolidation
         own = [Direction(candidate.terms) for candidate in self._own]
         means_N = self._own_means
-        averages = {q: elite_average(own, means_N, q) for q in grid.quantiles}
-        softmax = self._run.consolidate(self._own, means_N, compatibility=0.0)
-        evolution = evolution_direction(own, means_N)
-        return {
-            "elite_average": [
+        found: dict[str, list[Proposal]] = {}
+        if "elite_average" in self._wanted:
+            found["elite_average"] = [
                 p
-                for q, direction in averages.items()
-                for p in along(direction, grid.steps, f"r0q{q:g}s{{:g}}-average", 0, q)
-            ],
-            "reward_softmax": [
+                for q in grid.quantiles
+                for p in along(
+                    elite_average(own, means_N, q), grid.steps, f"r0q{q:g}s{{:g}}-average", 0, q
+                )
+            ]
+        if "reward_softmax" in self._wanted:
+            softmax = self._run.consolidate(self._own, means_N, compatibility=0.0)
+            found["reward_softmax"] = [
                 p
-                for (q, b), found in softmax.items()
-                for p in along(found.mean, grid.steps, f"r0q{q:g}b{b:g}s{{:g}}-softmax", 0, q, b)
-            ],
-            "ungated": make_proposals(self._run.consolidate(self._own, means_N), grid.steps, 0),
-            "evolution_strategies": along(evolution, grid.steps, "r0s{:g}-evolution", 0),
-        }
+                for (q, b), one in softmax.items()
+                for p in along(one.mean, grid.steps, f"r0q{q:g}b{b:g}s{{:g}}-softmax", 0, q, b)
+            ]
+        if not {"ungated", "gated", "evolution_strategies"}.isdisjoint(self._wanted):
+            full = self._run.consolidate(self._own, means_N)
+            found["ungated"] = make_proposals(full, grid.steps, 0)
+            norm = float(np.mean([one.norm for one in full.values()]))
+            evolution = evolution_direction(own, means_N, norm)
+            if "evolution_strategies" in self._wanted:
+                found["evolution_strategies"] = along(evolution, grid.steps, "r0s{:g}-evolution", 0)
+        return found
 
     def _sweep(self, proposals: dict[str, list[Proposal]]) -> dict[str, list[Proposal]]:
         """The same with their validation means, without those that could not be scored."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from corp_ray.settings import FAMILIES, Config, TaskConfig
+from corp_ray.settings import FAMILIES, METHODS, Config, TaskConfig
 
 Problem = tuple[str, Any, str]  # field, value, what would be right
 
@@ -137,9 +137,12 @@ def _installed(package: str) -> bool:
 def comparison_problems(config: Config) -> Iterator[Problem]:
     """What jobs.compare cannot run with, and other jobs do not look at."""
     size, more, votes = config.population.size, config.compare.population, config.compare.votes
-    if 0 < more < size:
+    unknown = [name for name in config.compare.methods if name not in METHODS]
+    if unknown:
+        yield "compare.methods", config.compare.methods, f"some of {', '.join(METHODS)}"
+    elif 0 < more < size:
         yield "compare.population", more, f"at least population.size ({size}), or 0 for that many"
-    elif votes > max(more, size):
+    elif votes > max(more, size) and "majority_vote" in (config.compare.methods or METHODS):
         yield (
             "compare.votes",
             votes,

@@ -11,7 +11,7 @@ from pathlib import Path
 from corp_ray import cluster
 from corp_ray import config as configuration
 from corp_ray.compared import Comparison
-from corp_ray.comparison import compare_run
+from corp_ray.comparison import compare_run, needs_run
 from corp_ray.errors import ConfigError, StoppedError
 from corp_ray.measure import Measured
 from corp_ray.model_folder import export, read_recipe
@@ -128,12 +128,12 @@ def _decided(prepared: Prepared, directory: RunDirectory, run: Run) -> RunResult
 def compare(config: Config, display: Observer, *, connect: Connect = cluster.connect) -> Comparison:
     """The run beside what else its rewards could have been used for, on the test split.
 
-    A run that is not at its end is run or resumed first. Errors: as `posttrain`; RewardTableError
-    for voters whose answers an older version of the program did not keep.
+    A run that is not at its end is run or resumed first, where a method needs it. Errors: as
+    `posttrain`; RewardTableError for voters whose answers an older version of the program did not keep.
     """
     configuration.validate_comparison(config)
     with _opened(config, display, connect) as (prepared, directory, run):
-        result = _decided(prepared, directory, run)
+        result = _decided(prepared, directory, run) if needs_run(config) else None
         comparison = compare_run(prepared, directory, run, result)
         directory.lease.check()
         directory.report.write_json("compare.json", asdict(comparison))

@@ -150,11 +150,26 @@ class EvaluateConfig:
     model: str = ""  # jobs/evaluate: a model folder or a recipe.json
 
 
+# What a comparison has beside base and best_single, in its order.
+METHODS = (
+    "majority_vote",
+    "elite_average",
+    "reward_softmax",
+    "ungated",
+    "gated",
+    "evolution_strategies",
+    "committed",
+)
+
+
 @dataclass
 class CompareConfig:
     # jobs/compare: candidates that best single and vote choose from; 0: population.size
     population: int = 0
     votes: int = 50  # how many of them vote
+    # Beside base and best_single, empty for all of METHODS; without gated and committed
+    # the run itself is not made.
+    methods: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -139,21 +139,23 @@ def test_the_elite_average_is_the_operator_without_temperature_and_compatibility
 def test_the_direction_of_evolution_strategies_by_hand():
     directions = [Direction({1: 0.01}), Direction({2: 0.02}), Direction({3: 0.01, 1: 0.5})]
     z = math.sqrt(1.5)  # rewards 0, 0.5, 1: mean 0.5, population standard deviation sqrt(1/6)
-    found = evolution_direction(directions, [0.0, 0.5, 1.0])
-    expected = {1: (-0.01 + 0.5) * z / 3, 3: 0.01 * z / 3}
-    assert dict(found.terms) == pytest.approx(expected, rel=1e-12)
+    g = {1: (-0.01 + 0.5) * z / 3, 3: 0.01 * z / 3}
+    norm = math.hypot(*g.values())
+    found = evolution_direction(directions, [0.0, 0.5, 1.0], norm)
+    assert dict(found.terms) == pytest.approx(g, rel=1e-12)
+    assert evolution_direction(directions, [0.0, 0.5, 1.0], 0.02).norm == pytest.approx(0.02)
 
 
 @given(st.floats(-1, 1), st.floats(0.01, 100))
 def test_evolution_strategies_do_not_see_a_shift_or_scale_of_rewards(shift, scale):
     directions = [Direction({i: 0.01}) for i in range(4)]
     rewards = np.array([0.1, 0.5, 0.2, 0.9])  # none at the mean, where rounding has the sign
-    found = evolution_direction(directions, scale * rewards + shift)
-    expected = dict(evolution_direction(directions, rewards).terms)
+    found = evolution_direction(directions, scale * rewards + shift, 0.01)
+    expected = dict(evolution_direction(directions, rewards, 0.01).terms)
     assert dict(found.terms) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1 / 3, 1.0])
 def test_equal_rewards_give_evolution_strategies_no_direction(reward):
     directions = [Direction({i: 0.01}) for i in range(7)]
-    assert evolution_direction(directions, [reward] * 7) == Direction()
+    assert evolution_direction(directions, [reward] * 7, 0.01) == Direction()

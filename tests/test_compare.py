@@ -195,10 +195,12 @@ def test_choices_are_the_best_on_validation_and_made_as_said(compared):
     _, table, _ = compared
     means = table.means[:OWN]
     z = (means - means.mean()) / means.std()
+    sigmas = np.array([row["amplitudes"][0] for row in table.population[:OWN]])
+    reach = np.mean([one["norm"] for one in table.round["consolidations"]])
     made = {
         "elite_average": lambda c: average(means, c["quantile"]),
         "reward_softmax": lambda c: softmax(means, c["quantile"], c["inverse_temperature"]),
-        "evolution_strategies": lambda c: z / OWN,
+        "evolution_strategies": lambda c: z * reach / math.hypot(*(z * sigmas)),
     }
     names = {
         "elite_average": ("-average", 2 * 3),
@@ -411,6 +413,27 @@ def test_a_run_that_committed_nothing_is_compared_as_the_base_and_says_so(tmp_pa
     assert new and int(new[1]) == len(table.on("test")) - 2
 
 
+def test_methods_that_need_no_decision_are_compared_without_the_run(
+    compared, tmp_path, ray_address
+):
+    folder, table, _ = compared
+    methods = "compare.methods=[ungated]"
+    place = f"run.directory={tmp_path}"
+    more = "compare.population=0"
+    code, _, err = runs.run(
+        folder / "conf.yaml", place, methods, more, job="compare", RAY_ADDRESS=ray_address
+    )
+    assert code == 0, err
+    found = json.loads((tmp_path / "run/report/compare.json").read_text())["rows"]
+    assert [row["name"] for row in found] == ["base", "best_single", "ungated"]
+    assert found[2]["mean"] == table.methods["ungated"]["mean"]
+    assert found[1]["mean"] == table.methods["best_single_own"]["mean"]
+    assert not list((tmp_path / "run/rounds").iterdir())
+    rows = runs.rows(tmp_path / "run")
+    assert len([row for row in rows if row["split"] == "test"]) == 3
+    assert {row["split"] for row in rows} == {"support", "validation", "test"}
+
+
 def test_more_votes_than_candidates_are_refused_in_one_line(tmp_path):
     conf = runs.workspace(tmp_path, **{"compare.votes": OWN + 1})
     code, _, err = runs.run(conf, job="compare")
@@ -426,6 +449,7 @@ def test_more_votes_than_candidates_are_refused_in_one_line(tmp_path):
     ("changes", "named"),
     [
         (["population.size=100", "compare.population=99"], "compare.population=99: .*at least"),
+        (["compare.methods=[gated,vote]"], "compare.methods=.*: expected some of majority_vote, "),
         (["population.size=10", "compare.population=20"], "compare.votes=50: .*at most the 20 "),
     ],
 )
