@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from corp_ray import config as configuration
-from corp_ray.population import number_of
 from corp_ray.report.cost import cost
+from corp_ray.report.members import Row, members
 from corp_ray.report.outcome import flips, summary
 from corp_ray.report.verdict import verdict_sentence
 from corp_ray.scored_run import ScoredRun
 from corp_ray.settings import Config
 
 FORMAT = "corp_ray report 1"
-Row = Mapping[str, Any]
 
 
 def content(
@@ -82,17 +81,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _members(rows: Sequence[Row], number: int, size: int | None) -> list[Row]:
-    """A round's population on support so far, in its order."""
-    found = [
-        row
-        for row in rows
-        if row["split"] == "support" and row["kind"] == "candidate" and row["round"] == number
-    ]
-    found = [row for row in found if size is None or number_of(row["id"]) < size]
-    return sorted(found, key=lambda row: number_of(row["id"]))
-
-
 def _center(rows: Sequence[Row], split: str, digest: str | None) -> float | None:
     """The mean of the center with this digest on a split; of any center when there is no digest."""
     means = [
@@ -108,24 +96,24 @@ def _population(
 ) -> dict[str, Any] | None:
     """Round 0's candidates with their rewards on support, and their spread at every sigma."""
     size = run.config.get("population", {}).get("size", Config().population.size)
-    members = _members(rows, 0, size)
-    if not members:
+    scored = members(rows, 0, size)
+    if not scored:
         return None
-    best = max(members, key=lambda row: row["mean"])  # the first of equals
-    sigmas = sorted({row["sigma"] for row in members})
+    best = max(scored, key=lambda row: row["mean"])  # the first of equals
+    sigmas = sorted({row["sigma"] for row in scored})
     return {
         "size": size,
-        "scored": len(members),
-        "examples": members[0]["examples"],
+        "scored": len(scored),
+        "examples": scored[0]["examples"],
         "base": _center(rows, "support", rounds[0]["center"]["digest"] if rounds else None),
         "best": {"id": best["id"], "mean": best["mean"], "sigma": best["sigma"]},
-        "spread": spread([row["mean"] for row in members]),
+        "spread": spread([row["mean"] for row in scored]),
         "sigmas": [
-            {"sigma": sigma, **spread([row["mean"] for row in members if row["sigma"] == sigma])}
+            {"sigma": sigma, **spread([row["mean"] for row in scored if row["sigma"] == sigma])}
             for sigma in sigmas
         ],
         "candidates": [
-            {"id": row["id"], "sigma": row["sigma"], "mean": row["mean"]} for row in members
+            {"id": row["id"], "sigma": row["sigma"], "mean": row["mean"]} for row in scored
         ],
     }
 
@@ -133,7 +121,7 @@ def _population(
 def _rounds(rows: Sequence[Row], rounds: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for one in rounds:
-        means = [row["mean"] for row in _members(rows, one["round"], one["population"])]
+        means = [row["mean"] for row in members(rows, one["round"], one["population"])]
         found.append(
             {
                 "round": one["round"],
@@ -195,7 +183,7 @@ def _diagnosis(
     diagnose: Callable[[ScoredRun], dict[str, Any]] | None,
 ) -> dict[str, Any] | None:
     found = run.document("report/diagnosis.json")
-    if found is None and diagnose is not None and len(_members(rows, 0, None)) > 1:
+    if found is None and diagnose is not None and len(members(rows, 0, None)) > 1:
         found = diagnose(run)
     return found
 

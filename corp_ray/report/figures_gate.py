@@ -44,6 +44,7 @@ def gate_plot(looks: Sequence[Content]) -> Plot:
                 textcoords="offset points",
                 ha="center",
                 color=colours("ink"),
+                bbox={"facecolor": colours("paper"), "edgecolor": "none", "pad": 1},
             )
         span = max(*gains, threshold) - min(*gains, threshold) or 1.0
         axes.set_xlim(min(*gains, threshold) - 0.18 * span, max(*gains, threshold) + 0.22 * span)

@@ -104,4 +104,4 @@ def _quantile_plot(
     said += f" The base has {100 * grid['base']:.1f}." if grid["base"] is not None else ""
     name = f"grid-round{grid['round']}-q{grid['quantiles'].index(quantile)}"
     title = f"{prefix or ''}{'quantile' if prefix else 'Quantile'} {quantile:g}"
-    return Plot(name, title, said, draw, height=80 + 34 * len(betas))
+    return Plot(name, title, said, draw, height=max(190, 80 + 34 * len(betas)))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from corp_ray.records import Evaluation
+from corp_ray.report.members import Row, decided_by, members
 from corp_ray.scored_run import ScoredRun
 
 SHOWN = 10
-Row = Mapping[str, Any]
 # What a line of the table may lack: compare.json knows more than test.json.
 _NUMBERS = ("mean", "gain", "low", "high", "fixes", "regressions", "forward_passes")
 _LATER = ("generated_tokens_per_item", "gain_over_best_single", "search", "chosen", "vote")
 _LINE: dict[str, Any] = dict.fromkeys((*_NUMBERS, *_LATER, "abstained", "note"))
+# A model beside itself has no gain.
+_REFERENCE: dict[str, dict[str, Any]] = {
+    "base": dict.fromkeys(("gain", "low", "high", "fixes", "regressions")),
+    "best_single": {"gain_over_best_single": None},
+}
 _LABELS = {"base": "Base", "best single": "Best single candidate", "committed": "Committed model"}
 
 
@@ -28,7 +33,7 @@ def summary(run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]) -> dict[
         return {
             "source": "report/compare.json",
             **{name: compared.get(name) for name in names},
-            "rows": [_LINE | one for one in compared["rows"]],
+            "rows": [_LINE | one | _REFERENCE.get(one["name"], {}) for one in compared["rows"]],
         }
     tested = run.document("report/test.json")
     if tested is None or not tested["test"]:
@@ -36,8 +41,8 @@ def summary(run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]) -> dict[
     answered = _tested(run, rounds, tested["test"])
     base = answered.get("base")
     searched = {
-        "best single": [r for r in rows if _of_population(r)],
-        "committed": [r for r in rows if r["kind"] != "center" and r["split"] != "test"],
+        "best single": members(rows, 0, rounds[0]["population"]) if rounds else [],
+        "committed": decided_by(rows, rounds),
     }
     return {
         "source": "report/test.json",
@@ -49,27 +54,22 @@ def summary(run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]) -> dict[
                 "name": one["name"],
                 "label": _LABELS.get(one["name"], one["name"]),
                 "mean": one["mean"],
-                "gain": None if one["name"] == "base" else one["gain"],
-                "low": None if one["name"] == "base" else one["low"],
-                "high": None if one["name"] == "base" else one["high"],
+                **{name: one[name] for name in ("gain", "low", "high")},
                 **_changes(base, answered.get(one["name"])),
                 "forward_passes": 1,
                 "search": _search(searched[one["name"]]) if one["name"] in searched else None,
             }
+            | _REFERENCE.get(one["name"], {})
             for one in tested["test"]
         ],
     }
-
-
-def _of_population(row: Row) -> bool:
-    return row["kind"] == "candidate" and row["split"] == "support" and row["round"] == 0
 
 
 def _search(rows: Iterable[Row]) -> dict[str, Any]:
     """What was spent on looking for a model: directions tried, answers, tokens, engine time."""
     rows = list(rows)
     return {
-        "candidates": len({(row["center"], row["id"]) for row in rows}),
+        "candidates": len({(r["center"], r["id"]) for r in rows if r["kind"] != "center"}),
         "answers": sum(row["examples"] for row in rows),
         "generated_tokens": sum(row["tokens"] for row in rows),
         "engine_s": sum(row["seconds"] for row in rows),
@@ -101,7 +101,7 @@ def _tested(run: ScoredRun, rounds: Sequence[Row], table: Sequence[Row]) -> dict
         if row.candidate.kind == "center":
             # A run that was extended has tested earlier commits too: their means differ.
             name = "base" if row.center_digest == origin else "committed"
-        elif row.candidate.kind == "candidate" and row.center_digest == origin:
+        elif row.candidate.id == rounds[0]["support"]["best"]["id"]:
             name = "best single"
         if name is not None and name in means and abs(row.mean - means[name]) < 1e-12:
             found.setdefault(name, row)
