@@ -313,6 +313,7 @@ def test_hostile_texts_are_text_and_the_page_names_nothing_outside(hostile):
     outside = re.findall(r"""<[^>]*\b(?:src|href|xlink:href)=["'](?!#|data:)""", page)
     assert outside == [] and "\x00" not in page
     assert "&lt;/script&gt;&lt;script&gt;" in page and "{{ 7 * 7 }}" in page
+    assert "'DejaVu Sans'" not in page and "#0a0b" not in page
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
 

@@ -158,7 +158,10 @@ def _attribute(key: str, value: str, name: str) -> str:
         return value.replace("#", f"#{name}-", 1)
     value = value.replace("url(#", f"url(#{name}-")
     if key == "style":
+        # matplotlib 3.11 writes weight, size and family apart, older ones as one.
         value = re.sub(r"font: ([\d.]+)px [^;]*", r"font-size: \1px", value)
+        value = re.sub(r"font: (\w+) ([\d.]+)px [^;]*", r"font-weight: \1; font-size: \2px", value)
+        value = re.sub(r"font-family: [^;]*; ?", "", value)
         for role, placeholder in PLACEHOLDERS.items():
             value = value.replace(placeholder, f"var(--{role})")
     return value
