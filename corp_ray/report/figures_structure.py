@@ -68,10 +68,9 @@ def structure_plot(diagnosis: Content) -> Plot:
         axes.margins(x=0.08)
         axes.set_xlabel("agreement of two halves of the examples")
 
-    said = "; ".join(f"{name} {one['value']:.2f}{_chance(one)}" for name, one in shown)
     text = (
-        "Dots: how far two halves of the support examples agree. Bars: the same under chance, from "
-        f"its mean to its 95th percentile. {said[:1].upper()}{said[1:]}."
+        "Dots: how far two halves of the support examples agree, filled beyond chance. Bars: chance, "
+        f"from its mean to its 95th percentile. {_said(diagnosis)}"
     )
     return Plot(
         "split-half",
@@ -82,6 +81,18 @@ def structure_plot(diagnosis: Content) -> Plot:
     )
 
 
-def _chance(one: Content) -> str:
-    bound = one.get("null_p95")
-    return "" if bound is None else f" (chance below {bound:.2f})"
+def _said(diagnosis: Content) -> str:
+    """The plot's main numbers as sentences."""
+    found = []
+    for name, key in (("Reliability", "reliability"), ("Direction cosine", "direction_cosine")):
+        one = diagnosis.get(key)
+        if one and one.get("value") is not None:
+            bound = one.get("null_p95")
+            chance = "" if bound is None else f" (95 % of chance below {bound:.2f})"
+            found.append(f"{name} {one['value']:.2f}{chance}.")
+    ranks = diagnosis.get("subspace_overlap") or []
+    known = [one for one in ranks if None not in (one.get("value"), one.get("null_p95"))]
+    beyond = [str(one["rank"]) for one in known if one["value"] > one["null_p95"]]
+    if known:
+        found.append(f"Ranks of subspaces beyond chance: {', '.join(beyond) or 'none'}.")
+    return " ".join(found)

@@ -49,7 +49,8 @@ def page(content: Mapping[str, Any], plots: Mapping[str, Sequence[Plot]]) -> str
         bars=bars((content["summary"] or {"rows": []})["rows"]),
         entries=list(flat(content["environment"])),
         is_long=is_long,
-        LONG=LONG,
+        preview=preview,
+        notes=notes,
     )
 
 
@@ -90,6 +91,32 @@ def plain(text: str) -> str:
 def is_long(text: str) -> bool:
     """Whether a text is folded."""
     return len(text) > LONG or text.count("\n") >= _LONG_LINES
+
+
+def preview(text: str) -> str:
+    """The beginning of a text that is folded."""
+    return "\n".join(text[: LONG // 2].split("\n")[: _LONG_LINES // 2])
+
+
+def notes(row: Mapping[str, Any]) -> list[str]:
+    """What the summary says below a model's name."""
+    found, chosen, vote = [], row["chosen"], row["vote"]
+    if chosen:
+        known = (("quantile", "quantile"), ("inverse temperature", "inverse_temperature"))
+        parts = [(name, chosen.get(key)) for name, key in (*known, ("step", "step"))]
+        found.append(", ".join(f"{name} {number(one)}" for name, one in parts if one is not None))
+        if chosen.get("validation") is not None:
+            found.append(f"validation {chosen['validation']:.3f}")
+    if vote:
+        found.append(
+            f"{vote['ties']:,} ties, {vote['invalid_answers']:,} invalid answers, "
+            f"{vote['no_answer']:,} without an answer"
+        )
+    if row["note"]:
+        found.append(row["note"])
+    elif row["abstained"]:
+        found.append("abstained")
+    return found
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float] | None]:
