@@ -6,6 +6,7 @@ page's own policy allows no script, no request and no foreign style.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -37,6 +38,7 @@ def page(content: Mapping[str, Any], plots: Mapping[str, Sequence[Plot]]) -> str
         "span": span,
         "percent": lambda value: _MISSING if value is None else f"{100 * value:.1f} %",
         "plain": plain,
+        "setting": setting,
     }
     figures = {
         part: [(plot, Markup(to_svg(plot))) for plot in some] for part, some in plots.items()
@@ -76,6 +78,13 @@ def span(seconds: float | None) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min"
+
+
+def setting(value: Any) -> str:
+    """A setting as a configuration file has it; None, where there is no default, as a dash."""
+    if value is None:
+        return _MISSING
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def plain(text: str) -> str:
