@@ -21,6 +21,7 @@ from corp_ray.cli import run_job
 from corp_ray.lease import Lease
 from corp_ray.report import make_report
 from corp_ray.report.content import content
+from corp_ray.report.members import decided_by, of_round
 from corp_ray.report.outcome import choose
 from corp_ray.report.page import bars
 from corp_ray.scored_run import ScoredRun
@@ -335,6 +336,26 @@ def test_ten_changes_are_chosen_by_their_place_alone():
     assert choose(range(20), [100, 101]) == [*range(8), 100, 101]
     assert choose([3], range(100, 120)) == [3, *range(100, 109)]
     assert choose([], []) == []
+
+
+def test_a_population_is_the_rounds_own_whatever_else_the_table_holds():
+    def row(name, center, kind="candidate", split="support", number=0):
+        return {"id": name, "center": center, "kind": kind, "split": split, "round": number}
+
+    own = [row("r0c0", "a"), row("r0c1", "a"), row("r0center", "a", "center")]
+    proposal = row("r0q1b1s1", "a", "proposal", "validation")
+    others = [
+        row("r0c2", "a"),  # of a larger population
+        row("r0c0", "b"),  # around weights that no round of the run began with
+        row("r0q1b1s1", "b", "proposal", "validation"),
+        row("r0q1s1-average", "a", "proposal", "validation"),  # of a comparison
+        row("r0c1", "a", split="test"),
+    ]
+    record = {"round": 0, "population": 2, "center": {"digest": "a"}}
+    record |= {"proposals": [{"id": "r0q1b1s1"}]}
+    rows = [*others, proposal, *reversed(own)]
+    assert of_round(rows, record) == own[:2]
+    assert decided_by(rows, [record]) == [*own[:2], proposal, own[2]]
 
 
 def test_bars_share_a_scale_that_holds_the_base():

@@ -14,7 +14,7 @@ import numpy as np
 
 from corp_ray import config as configuration
 from corp_ray.report.cost import cost
-from corp_ray.report.members import Row, members
+from corp_ray.report.members import Row, members, of_round
 from corp_ray.report.outcome import flips, summary
 from corp_ray.report.verdict import verdict_sentence
 from corp_ray.scored_run import ScoredRun
@@ -121,7 +121,7 @@ def _population(
 def _rounds(rows: Sequence[Row], rounds: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for one in rounds:
-        means = [row["mean"] for row in members(rows, one["round"], one["population"])]
+        means = [row["mean"] for row in of_round(rows, one)]
         found.append(
             {
                 "round": one["round"],

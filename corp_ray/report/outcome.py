@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from corp_ray.records import Evaluation
-from corp_ray.report.members import Row, decided_by, members
+from corp_ray.report.members import Row, decided_by, of_round
 from corp_ray.scored_run import ScoredRun
 
 SHOWN = 10
@@ -41,7 +41,7 @@ def summary(run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]) -> dict[
     answered = _tested(run, rounds, tested["test"])
     base = answered.get("base")
     searched = {
-        "best single": members(rows, 0, rounds[0]["population"]) if rounds else [],
+        "best single": of_round(rows, rounds[0]) if rounds else [],
         "committed": decided_by(rows, rounds),
     }
     return {
@@ -118,7 +118,14 @@ def _judged(run: ScoredRun, rounds: Sequence[Row]) -> tuple[Evaluation, Evaluati
         row for row in run.evaluations("gate") if row.center_digest == last["center"]["digest"]
     ]
     before = [row for row in around if row.candidate.kind == "center"]
-    after = [row for row in around if row.candidate.id == last["best"]]
+    # After an extension another direction may have been judged under the same name.
+    after = [
+        row
+        for row in around
+        if row.candidate.id == last["best"]
+        and before
+        and abs(row.mean - before[0].mean - last["verdict"]["mean"]) < 1e-9
+    ]
     return (before[0], after[0], last) if before and after else None
 
 
