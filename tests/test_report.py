@@ -19,7 +19,7 @@ import jobs.report
 from corp_ray import posttrain
 from corp_ray.cli import run_job
 from corp_ray.lease import Lease
-from corp_ray.report import make_report
+from corp_ray.report import cheap_diagnosis, make_report
 from corp_ray.report.content import content
 from corp_ray.report.members import decided_by, of_round
 from corp_ray.report.outcome import choose
@@ -51,7 +51,8 @@ def files(folder):
 
 def numbers(root):
     """What report.json would hold."""
-    return json.loads(json.dumps(content(ScoredRun(str(root)), read_status(str(root)))))
+    run, status = ScoredRun(str(root)), read_status(str(root))
+    return json.loads(json.dumps(content(run, status, cheap_diagnosis)))
 
 
 def written(root):
@@ -329,6 +330,15 @@ def test_a_comparison_takes_the_place_of_the_test_table_and_a_diagnosis_is_shown
     assert found["diagnosis"]["components"]["significant"] == 2
     assert (root / "report/split-half.png").exists()
     assert numbers(finished[0])["verdict"].split(" On the")[0] in found["verdict"]
+
+
+def test_without_a_diagnosis_the_report_makes_a_cheap_one_that_is_always_the_same(finished, copy):
+    found = numbers(finished[0])["diagnosis"]
+    assert (found["candidates"], found["examples"], found["halvings"]) == (24, 120, 20)
+    assert found["reliability"]["value"] > found["reliability"]["null_p95"]
+    assert numbers(finished[0])["diagnosis"] == found
+    shutil.rmtree(copy / "rounds")
+    assert numbers(copy)["diagnosis"] is None
 
 
 def test_ten_changes_are_chosen_by_their_place_alone():

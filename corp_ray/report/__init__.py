@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from corp_ray.diagnosis import diagnose
+from corp_ray.errors import ConfigError
 from corp_ray.report.content import content
 from corp_ray.scored_run import ScoredRun
 from corp_ray.status import read_status
 from corp_ray.storage import Storage
 
 PAGE, NUMBERS = "report.html", "report.json"
+# What a report takes for a diagnosis of its own: seconds. `jobs/diagnose` makes a thorough one.
+HALVINGS, PERMUTATIONS, MOST = 20, 99, 2000
 
 
 def make_report(run: str | Storage, output: str | Path | None = None) -> str:
@@ -29,7 +34,7 @@ def make_report(run: str | Storage, output: str | Path | None = None) -> str:
 
     address = run.url if isinstance(run, Storage) else str(run)
     scored = ScoredRun(address)
-    found = content(scored, read_status(address))
+    found = content(scored, read_status(address), cheap_diagnosis)
     plots = figures.plots(found)
     target = scored.root / "report" if output is None else Storage.open(output, "--output")
     target.make()
@@ -39,3 +44,17 @@ def make_report(run: str | Storage, output: str | Path | None = None) -> str:
     target.write_text(NUMBERS, numbers + "\n")
     target.write_bytes(PAGE, page.page(found, plots).encode("utf-8", "replace"))
     return (target / PAGE).url
+
+
+def cheap_diagnosis(run: ScoredRun) -> dict[str, Any] | None:
+    """The diagnosis of a decided round 0 from few halvings and permutations.
+
+    None for a round that is not decided, is large, or has too little to look at.
+    """
+    first = next((one for one in run.rounds() if one["round"] == 0), None)
+    if first is None or first["population"] > MOST:
+        return None
+    try:
+        return diagnose(run, halvings=HALVINGS, permutations=PERMUTATIONS)
+    except ConfigError:  # fewer candidates or examples than a diagnosis needs
+        return None

@@ -26,10 +26,10 @@ FORMAT = "corp_ray report 1"
 def content(
     run: ScoredRun,
     status: Mapping[str, Any],
-    diagnose: Callable[[ScoredRun], dict[str, Any]] | None = None,
+    diagnose: Callable[[ScoredRun], dict[str, Any] | None] = lambda run: None,
 ) -> dict[str, Any]:
     """report.json's content as plain data without NaN. `status` as `status.read_status` gives it;
-    `diagnose` makes what report/diagnosis.json would hold where that is not there."""
+    `diagnose` makes what report/diagnosis.json would hold where that is not there, or None."""
     rows, rounds = run.scores(), run.rounds()
     environment = run.document("environment.json") or {}
     found = {
@@ -46,7 +46,7 @@ def content(
         "rounds": _rounds(rows, rounds),
         "grids": [_grid(rows, one) for one in rounds if one["proposals"]],
         "gate": _looks(run, rounds),
-        "diagnosis": _diagnosis(run, rows, diagnose),
+        "diagnosis": run.document("report/diagnosis.json") or diagnose(run),
         "flips": flips(run, rounds),
         "cost": cost(run, status, rows),
         "configuration": _configuration(run),
@@ -175,17 +175,6 @@ def _looks(run: ScoredRun, rounds: Sequence[Row]) -> list[dict[str, Any]]:
         if one["verdict"]
     ]
     return sorted(looks, key=lambda look: (look["look"], not look["superseded"]))
-
-
-def _diagnosis(
-    run: ScoredRun,
-    rows: Sequence[Row],
-    diagnose: Callable[[ScoredRun], dict[str, Any]] | None,
-) -> dict[str, Any] | None:
-    found = run.document("report/diagnosis.json")
-    if found is None and diagnose is not None and len(members(rows, 0, None)) > 1:
-        found = diagnose(run)
-    return found
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
