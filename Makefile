@@ -10,7 +10,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_RUN := $(VLLM_VENV)/bin/python
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: demo test test-cluster test-vllm check bench clean setup
+.PHONY: demo test test-cluster test-browser test-vllm check bench clean setup
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ test: $(READY) $(DEMO_MODEL)
 # One head and two workers; with root each in a network namespace of its own.
 test-cluster: $(READY) $(DEMO_MODEL)
 	$(RUN) -m pytest tests/on_cluster
+
+# Chromium is the machine's own (apt-get install chromium); without one the tests fail and say so.
+test-browser: $(READY)
+	$(RUN) -m pytest tests/browser
 
 # torchvision, torchaudio and torchcodec come as CUDA builds, which break a CPU build of torch.
 $(VLLM_READY): pyproject.toml constraints-vllm.txt

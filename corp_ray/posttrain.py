@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from corp_ray.model_folder import export, read_recipe
 from corp_ray.observers import Displays, Observer
 from corp_ray.preparation import Prepared, prepare
 from corp_ray.progress import ENDED, FAILED, STOPPED, ProgressFile
+from corp_ray.report import make_report
 from corp_ray.run_directory import RunDirectory
 from corp_ray.search import Run, RunResult, Scored
 from corp_ray.settings import Config
@@ -26,6 +28,7 @@ from corp_ray.storage import Storage, is_url
 from corp_ray.telemetry import RayMetrics
 from corp_ray.tracking import open_tracking
 
+log = logging.getLogger(__name__)
 _STOPS = (StoppedError, KeyboardInterrupt)
 Connect = Callable[[Sequence[str]], None]
 
@@ -109,7 +112,10 @@ def posttrain(
     EngineError and DiskFullError for what happened on the way. What is on disk stays valid.
     """
     with _opened(config, display, connect) as (prepared, directory, run):
-        return _decided(prepared, directory, run)
+        result = _decided(prepared, directory, run)
+    if config.run.report:
+        report(directory.root, display)
+    return result
 
 
 def _decided(prepared: Prepared, directory: RunDirectory, run: Run) -> RunResult:
@@ -137,7 +143,18 @@ def compare(config: Config, display: Observer, *, connect: Connect = cluster.con
         comparison = compare_run(prepared, directory, run, result)
         directory.lease.check()
         directory.report.write_json("compare.json", asdict(comparison))
+    if config.run.report:
+        report(directory.root, display)
     return comparison
+
+
+def report(root: Storage, display: Observer) -> None:
+    """Make a run's report, when nothing works on it any more. A failure is a line in the log."""
+    try:
+        display.note(f"report: {make_report(root)}")
+    except Exception as error:  # noqa: BLE001 whatever it is, the run is decided and on disk
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        log.warning("no report was made (%s); jobs.report makes it from what is on disk", said)
 
 
 def score(config: Config, display: Observer, *, connect: Connect = cluster.connect) -> Scored:

@@ -28,6 +28,7 @@ from corp_ray.storage import Storage
 _FREE = (
     "run.directory",
     "run.from_rewards",
+    "run.report",
     "engine.threads",
     "engine.pristine",
     "ray.",

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from corp_ray.errors import ConfigError
 from corp_ray.population import number_of
-from corp_ray.records import Evaluation
+from corp_ray.records import OUTCOMES, VERIFIER_ERROR, WRONG_FORMAT, Evaluation
 from corp_ray.reward_parts import RewardParts
 from corp_ray.reward_rows import FirstOnly, Rows
 from corp_ray.storage import Storage
@@ -110,8 +110,46 @@ class ScoredRun:
         numbered.sort(key=lambda pair: pair[0])
         return [e for number, e in numbered if size is None or number < size]
 
+    def scores(self) -> list[dict[str, Any]]:
+        """Every row without its rewards and texts, as a mapping: round, id, kind, sigma, step,
+        center, split, mean, tokens, seconds; and how many examples, answers of a wrong format and
+        verifier errors it counts. Each direction around a center once, in no particular order."""
+        found: list[dict[str, Any]] = []
+        first = FirstOnly()
+        for _, table in RewardParts(self.root / "rewards").new(self._left_out):
+            found += _scores(first(table).combine_chunks())
+        return found
+
     def _left_out(self, name: str, reason: str) -> None:
         log.warning("%s/rewards/%s cannot be used (%s): left out", self.address, name, reason)
+
+
+_COLUMNS = {
+    "round": "round",
+    "id": "candidate_id",
+    "kind": "kind",
+    "sigma": "sigma",
+    "step": "step",
+    "center": "center_digest",
+    "split": "split",
+    "mean": "mean_reward",
+    "tokens": "generated_tokens",
+    "seconds": "seconds",
+}
+
+
+def _scores(table: pa.Table) -> list[dict[str, Any]]:
+    if not table.num_rows:
+        return []
+    columns = {name: table[column].to_pylist() for name, column in _COLUMNS.items()}
+    outcomes = table["outcomes"]
+    row_of = pa.compute.list_parent_indices(outcomes).to_numpy()
+    codes = pa.compute.list_flatten(outcomes).to_numpy()
+    columns["examples"] = pa.compute.list_value_length(outcomes).to_pylist()
+    for name, outcome in (("wrong_format", WRONG_FORMAT), ("verifier_errors", VERIFIER_ERROR)):
+        of_them = row_of[codes == OUTCOMES.index(outcome)]
+        columns[name] = np.bincount(of_them, minlength=table.num_rows).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def rewards_of(evaluations: Sequence[Evaluation]) -> np.ndarray:

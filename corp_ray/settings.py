@@ -16,6 +16,7 @@ class RunConfig:
     directory: str = "runs"  # local path, or URL that pyarrow or fsspec knows: s3://bucket/prefix
     seed: int = 0
     from_rewards: str = ""  # round 0 rests on the rewards of this run ("."), or of the run there
+    report: bool = True  # make report/report.html at the end; jobs/report makes it at any time
 
 
 @dataclass

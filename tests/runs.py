@@ -46,7 +46,7 @@ def task_file(path: Path, rows: int = 1200) -> Path:
 def configuration(folder: Path, **changes: object) -> Path:
     """Write conf.yaml of a run that takes seconds and commits; `changes` are dotted overrides."""
     base = {
-        "run": {"directory": str(folder / "runs"), "id": "run"},
+        "run": {"directory": str(folder / "runs"), "id": "run", "report": False},
         "model": {"path": str(folder / "model")},
         "task": {"kind": "rows", "path": str(folder / "task.jsonl"), "grader": "numeric"},
         "splits": {"support": 120, "validation": 120, "gate": 400, "test": 300},
