@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -109,6 +111,21 @@ def export(recipe: str, output: Path, **environment: str):
         text=True,
     )
     return finish(process)
+
+
+def kill_when(
+    process: subprocess.Popen, condition: Callable[[], bool], timeout_s: float = 120
+) -> bool:
+    """SIGKILL the driver as soon as `condition` holds; False when it ended before."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        if condition():
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.005)
+    process.communicate()
+    return False
 
 
 def rows(run_directory: Path) -> list[dict]:

@@ -74,19 +74,6 @@ def test_ten_kills_of_the_driver_change_nothing_and_score_nothing_twice(
     _same_and_once(root, files)
 
 
-def _kill_when(process, condition, timeout_s=120):
-    """SIGKILL the driver as soon as `condition` holds; False when it ended before."""
-    deadline = time.monotonic() + timeout_s
-    while process.poll() is None and time.monotonic() < deadline:
-        if condition():
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return True
-        time.sleep(0.005)
-    process.communicate()
-    return False
-
-
 @pytest.mark.parametrize(
     "moment",
     [
@@ -102,7 +89,7 @@ def test_a_kill_at_each_stage_is_taken_up_to_the_same_commit(
     config, files, _ = undisturbed
     root = tmp_path / "run"
     process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
-    assert _kill_when(process, lambda: any(root.glob(moment)))
+    assert runs.kill_when(process, lambda: any(root.glob(moment)))
     before = _measured(runs.rows(root))
     code, _, err = runs.run(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
     assert code == 0, err
@@ -118,7 +105,7 @@ def test_a_broken_and_a_foreign_part_are_set_aside_and_scored_again(
     config, files, _ = undisturbed
     root = tmp_path / "run"
     process = runs.start(config, f"run.directory={tmp_path}", RAY_ADDRESS=ray_address)
-    assert _kill_when(process, lambda: len(list(root.glob("rewards/*.parquet"))) >= 6)
+    assert runs.kill_when(process, lambda: len(list(root.glob("rewards/*.parquet"))) >= 6)
     broken, foreign, *_ = sorted(root.glob("rewards/part-*.parquet"))
     broken.write_bytes(broken.read_bytes()[:100])
     foreign.write_bytes(b"PAR1 not a table PAR1")

@@ -6,9 +6,7 @@ import json
 import math
 import re
 import shutil
-import signal
 import statistics
-import time
 from collections import Counter
 
 import numpy as np
@@ -298,19 +296,6 @@ def rewrite(root, keep):
     return parts[0].name
 
 
-def kill_when(process, condition, timeout_s=120):
-    """SIGKILL the driver as soon as `condition` holds; False when it ended before."""
-    deadline = time.monotonic() + timeout_s
-    while process.poll() is None and time.monotonic() < deadline:
-        if condition():
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return True
-        time.sleep(0.005)
-    process.communicate()
-    return False
-
-
 def test_a_kill_amid_the_comparison_changes_nothing_and_scores_nothing_twice(
     compared, tmp_path, ray_address
 ):
@@ -331,7 +316,7 @@ def test_a_kill_amid_the_comparison_changes_nothing_and_scores_nothing_twice(
 
     place, conf = f"run.directory={tmp_path / 'runs'}", folder / "conf.yaml"
     process = runs.start(conf, place, job="compare", RAY_ADDRESS=ray_address)
-    assert kill_when(process, lambda: any(row["split"] == "test" for row in new_rows()))
+    assert runs.kill_when(process, lambda: any(row["split"] == "test" for row in new_rows()))
     held, on_test = timed(new_rows()), sum(row["split"] == "test" for row in runs.rows(root))
     assert len(held) < len(table.rows) - len(pq.read_table(root / "rewards" / first))
     assert not (root / "report/compare.json").exists()

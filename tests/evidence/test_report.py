@@ -12,8 +12,6 @@ import tomllib
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 import jobs.report
 from corp_ray import posttrain
@@ -29,6 +27,7 @@ from corp_ray.status import read_status
 from corp_ray.storage import Storage
 from tests import runs
 from tests.report_runs import HOSTILE, hostile_run
+from tests.s3_server import BUCKET, CREDENTIALS, serving
 
 
 @pytest.fixture
@@ -286,23 +285,16 @@ def test_what_is_no_run_ends_with_one_line_and_code_2(tmp_path, what, report_job
 
 
 def test_a_run_on_an_object_store_has_the_same_report_there(finished, monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "testing")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        host, port = server.get_host_and_port()
-        options = f"endpoint_override={host}:{port}&scheme=http"
-        bucket = fs.FileSystem.from_uri(f"s3://?{options}&allow_bucket_creation=true")[0]
-        bucket.create_dir("runs")
-        fs.copy_files(str(finished[0]), "runs/run", destination_filesystem=bucket)
-        bucket.delete_file("runs/run/report/report.html")
-        make_report(Storage.open(f"s3://runs/run?{options}"))
-        with bucket.open_input_stream("runs/run/report/report.html") as page:
-            assert page.read() == (finished[0] / "report/report.html").read_bytes()
-    finally:
-        server.stop()
+    with serving() as server:
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+        for path in sorted(finished[0].rglob("*")):
+            if path.is_file() and path.name != "report.html":
+                key = f"runs/run/{path.relative_to(finished[0])}"
+                server.client.upload_file(str(path), BUCKET, key)
+        make_report(Storage.open(server.url("runs/run")))
+        page = server.objects("runs/run/report/report.html")["runs/run/report/report.html"]
+        assert page == (finished[0] / "report/report.html").read_bytes()
 
 
 def test_hostile_texts_are_text_and_the_page_names_nothing_outside(hostile):
