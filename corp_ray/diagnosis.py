@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from corp_ray import parameters
 from corp_ray.components import ALPHA, MOST, count_components
@@ -150,6 +151,22 @@ def _split_half(
     empty = dict.fromkeys(("reliability", "direction_cosine", "subspace_overlap", "components"))
     if not np.any(np.ptp(rewards_NE, axis=0) > 0):
         return {**empty, "undefined": "no example's reward differs between candidates"}
+    # Thousands of small decompositions: threads of BLAS would only wait for each other.
+    with threadpool_limits(1, "blas"):
+        return {
+            "undefined": None,
+            **_structure(rewards_NE, directions, at, halvings, permutations, seed),
+        }
+
+
+def _structure(
+    rewards_NE: np.ndarray,
+    directions: Sequence[Direction],
+    at: ConsolidationPoint,
+    halvings: int,
+    permutations: int,
+    seed: int,
+) -> dict[str, Any]:
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
     halves = split_half(
         rewards_NE,
@@ -163,7 +180,6 @@ def _split_half(
     parts = count_components(rewards_NE, permutations=permutations, rng=streams[1])
     shares = zip(parts.tests, parts.shares, strict=True)
     return {
-        "undefined": None,
         "reliability": asdict(halves.reliability),
         "direction_cosine": asdict(halves.direction_cosine),
         "subspace_overlap": [

@@ -7,11 +7,7 @@ Needs no Ray and no GPU; --rounding needs the round's center, a model folder.
 
 import argparse
 import json
-import os
 import sys
-
-# Thousands of small decompositions: threads of BLAS would only wait for each other.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from corp_ray.cli import run_job
 from corp_ray.diagnosis import FILE, diagnose
