@@ -157,7 +157,7 @@ BROKEN = {
     "no prompt": (CLASS.replace("def prompt", "def ask"), ["class Saying has no prompt"]),
     "class and function": (CLASS + FUNCTIONS, ["class Saying", "function examples()"]),
     "syntax": ("x = 1\ny = (\n", ["my_task.py line 2"]),
-    "null byte": ("x = 1\0", ["my_task.py"]),
+    "null byte": ("x = 1\n\0", ["my_task.py line 2: a null byte"]),
     "import of a neighbour": (
         "import my_neighbour",
         ["line 1", "my_neighbour", "no file beside it"],

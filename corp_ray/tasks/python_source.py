@@ -51,6 +51,10 @@ def load(path: str, source: str) -> ModuleType:
     name = "corp_ray_task_" + hashlib.sha256(f"{path}\0{source}".encode()).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name]
+    before, null, _ = source.partition("\0")
+    if null:  # which Python says without its place, in words of its version
+        line = before.count("\n") + 1
+        raise TaskError(f"{Path(path).name} line {line}: a null byte")
     loader = _Source(path, source)
     spec = importlib.util.spec_from_loader(name, loader, origin=path)
     if spec is None:  # never for a loader of our own; the type allows it
