@@ -11,7 +11,7 @@ from corp_ray.errors import ConfigError
 from corp_ray.results import collect
 from corp_ray.results_text import BEGIN, END, insert, tables
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ("base", "best_single", "majority_vote", "committed")
 
 
