@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from corp_ray import config, population
 from corp_ray.errors import ConfigError
 from corp_ray.results import collect
 from corp_ray.results_text import BEGIN, END, insert, tables
+from corp_ray.scored_run import ScoredRun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ("base", "best_single", "majority_vote", "committed")
@@ -140,3 +143,26 @@ def test_the_job_reads_run_directories_and_writes_the_rows_and_the_page(tmp_path
     failed = job(*runs, "--page", page)
     assert failed.returncode == 2 and "jobs.compare makes it" in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1 and page.read_text() == before
+
+
+KEPT = sorted((ROOT / "docs/results/populations").iterdir())
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_a_kept_population_is_that_of_its_configuration(folder):
+    """Candidates, seeds, scales, task and splits are what conf/results says, and its rows are whole."""
+    task, _, seed = folder.name.rpartition("-")
+    wanted = config.load(str(ROOT / f"conf/results/{task}.yaml"), [f"run.seed={seed}"])
+    kept = ScoredRun(str(folder))
+    assert kept.config["run"]["seed"] == wanted.run.seed
+    for section in ("model", "task", "splits", "decoding", "perturb"):
+        stored = {
+            k: v for k, v in kept.config[section].items() if k in asdict(getattr(wanted, section))
+        }
+        assert stored == {k: asdict(getattr(wanted, section))[k] for k in stored}, section
+    rows = kept.population(0)
+    sampled = population.isotropic(wanted.run.seed, 0, len(rows), wanted.population.sigmas)
+    assert len(rows) >= 400
+    assert [row.candidate for row in rows] == sampled
+    assert all(len(row.rewards) == wanted.splits.support for row in rows)
+    assert len({row.center_digest for row in rows}) == 1
