@@ -153,10 +153,11 @@ class _Baselines:
             ]
         if not {"ungated", "gated", "evolution_strategies"}.isdisjoint(self._wanted):
             full = self._run.consolidate(self._own, means_N)
-            found["ungated"] = make_proposals(full, grid.steps, 0)
-            norm = float(np.mean([one.norm for one in full.values()]))
-            evolution = evolution_direction(own, means_N, norm)
+            if not {"ungated", "gated"}.isdisjoint(self._wanted):
+                found["ungated"] = make_proposals(full, grid.steps, 0)
             if "evolution_strategies" in self._wanted:
+                norm = float(np.mean([one.norm for one in full.values()]))
+                evolution = evolution_direction(own, means_N, norm)
                 found["evolution_strategies"] = along(evolution, grid.steps, "r0s{:g}-evolution", 0)
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,17 @@ def validate_comparison(config: Config) -> None:
 
 def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
+
+
+def flat(
+    content: Mapping[str, Any], prefix: str = "", *, empty: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Nested settings by their dotted names; `empty`: also mappings that hold nothing."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and (value or not empty):
+            yield from flat(value, f"{prefix}{key}.", empty=empty)
+        else:
+            yield f"{prefix}{key}", value
 
 
 def to_yaml(config: Config) -> str:

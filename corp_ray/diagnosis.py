@@ -22,7 +22,7 @@ from corp_ray.direction import Direction, sparse_rows
 from corp_ray.errors import CheckpointError, ConfigError
 from corp_ray.outcomes import by_sigma, summarise_outcomes
 from corp_ray.records import Evaluation
-from corp_ray.scored_run import ScoredRun, rewards_of
+from corp_ray.scored_run import ScoredRun, population_of, rewards_of
 from corp_ray.split_half import ConsolidationPoint, Products, split_half
 
 FORMAT = "corp_ray diagnosis 1"
@@ -55,7 +55,9 @@ class Round:
 def read_round(run: ScoredRun, number: int) -> Round:
     """A round as far as it is scored. Errors: ConfigError when it has too few rows to look at."""
     record = next((one for one in run.rounds() if one["round"] == number), None)
-    found = run.population(number, run.config["population"]["size"] if number == 0 else None)
+    support = run.evaluations("support")
+    size = run.config["population"]["size"] if number == 0 else None
+    found = population_of(support, number, size)
     if record is not None:
         members = record["support"]["constructive"]
         found = [
@@ -75,11 +77,7 @@ def read_round(run: ScoredRun, number: int) -> Round:
             f"{run.address}: round {number} has {len(found)} scored candidates with {examples} "
             f"examples each; a diagnosis needs {FEWEST} of both"
         )
-    centers = [
-        e
-        for e in run.evaluations("support")
-        if e.candidate.kind == "center" and e.center_digest in digests
-    ]
+    centers = [e for e in support if e.candidate.kind == "center" and e.center_digest in digests]
     return Round(number, tuple(found), centers[0] if centers else None, record)
 
 
@@ -151,22 +149,6 @@ def _split_half(
     empty = dict.fromkeys(("reliability", "direction_cosine", "subspace_overlap", "components"))
     if not np.any(np.ptp(rewards_NE, axis=0) > 0):
         return {**empty, "undefined": "no example's reward differs between candidates"}
-    # Thousands of small decompositions: threads of BLAS would only wait for each other.
-    with threadpool_limits(1, "blas"):
-        return {
-            "undefined": None,
-            **_structure(rewards_NE, directions, at, halvings, permutations, seed),
-        }
-
-
-def _structure(
-    rewards_NE: np.ndarray,
-    directions: Sequence[Direction],
-    at: ConsolidationPoint,
-    halvings: int,
-    permutations: int,
-    seed: int,
-) -> dict[str, Any]:
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
     halves = split_half(
         rewards_NE,
@@ -180,6 +162,7 @@ def _structure(
     parts = count_components(rewards_NE, permutations=permutations, rng=streams[1])
     shares = zip(parts.tests, parts.shares, strict=True)
     return {
+        "undefined": None,
         "reliability": asdict(halves.reliability),
         "direction_cosine": asdict(halves.direction_cosine),
         "subspace_overlap": [
@@ -229,6 +212,9 @@ def diagnose(
     results = consolidations_of(found, settings)
     rows = _rows(results)
     elite = [found.candidates[i] for i in results[quantile, beta].elite]
+    # Thousands of small decompositions: threads of BLAS would only wait for each other.
+    with threadpool_limits(1, "blas"):
+        structure = _split_half(rewards_NE, found.directions, at, halvings, permutations, seed)
     document = {
         "format": FORMAT,
         "round": round_number,
@@ -240,7 +226,7 @@ def diagnose(
         "quantile": quantile,
         "inverse_temperature": beta,
         "center": found.center.mean if found.center else None,
-        **_split_half(rewards_NE, found.directions, at, halvings, permutations, seed),
+        **structure,
         "consolidations": rows,
         "equals_record": equals_record(rows, found.record),
         "sigmas": by_sigma(found.candidates),

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corp_ray.records import EngineCounts, Evaluation
+from corp_ray.results_text import gain_text
 
 if TYPE_CHECKING:  # jobs that only read files do without the search, and so without Ray
     from corp_ray.compared import Comparison
@@ -173,8 +174,8 @@ def show_comparison(comparison: Comparison) -> None:
         table.add_row(
             row.name + (" (abstained)" if row.abstained else ""),
             f"{row.mean:.3f}",
-            "" if row.name == "base" else _points(row.gain, row.low, row.high),
-            "" if row.name == "best_single" else _points(over.gain, over.low, over.high),
+            "" if row.name == "base" else gain_text(row.gain, row.low, row.high),
+            "" if row.name == "best_single" else gain_text(over.gain, over.low, over.high),
             str(row.forward_passes),
             str(row.search.candidates),
         )
@@ -182,8 +183,3 @@ def show_comparison(comparison: Comparison) -> None:
     for row in comparison.rows:
         if row.note:
             console.print(f"{row.name}: {row.note}", soft_wrap=True, highlight=False)
-
-
-def _points(gain: float, low: float, high: float) -> str:
-    """A gain with its 95 % interval, in points."""
-    return f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

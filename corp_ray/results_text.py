@@ -53,8 +53,9 @@ def _summary(results: Mapping[str, Any]) -> str:
     return _table(("over all runs", "mean ± standard error"), rows)
 
 
-def _gain(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['gain']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+def gain_text(gain: float, low: float, high: float) -> str:
+    """A gain with its interval, in points."""
+    return f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _by_run(results: Mapping[str, Any]) -> str:
@@ -64,7 +65,15 @@ def _by_run(results: Mapping[str, Any]) -> str:
         cells = [f"{by[name]['mean']:.3f}" for name in ("base", "best_single", "majority_vote")]
         ours = by["committed"]
         said = "abstained" if one["abstained"] else f"{ours['mean']:.3f}"
-        rows.append((one["task"], str(one["seed"]), *cells, said, _gain(ours)))
+        rows.append(
+            (
+                one["task"],
+                str(one["seed"]),
+                *cells,
+                said,
+                gain_text(ours["gain"], ours["low"], ours["high"]),
+            )
+        )
     head = (
         "task",
         "seed",

@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,6 @@ _PACKAGES = (
 )
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 class RunDirectory:
     """Folders and small files of one run, on any file system.
 
@@ -87,9 +79,9 @@ class RunDirectory:
         if not self.root.exists("config.yaml"):
             return
         loaded = OmegaConf.create(self.root.read_text("config.yaml"))
-        stored = dict(_flat(OmegaConf.to_container(loaded)))  # type: ignore[arg-type]
-        current = dict(_flat(configuration.to_dict(self._config)))
-        defaults = dict(_flat(configuration.to_dict(Config())))
+        stored = dict(configuration.flat(OmegaConf.to_container(loaded)))  # type: ignore[arg-type]
+        current = dict(configuration.flat(configuration.to_dict(self._config)))
+        defaults = dict(configuration.flat(configuration.to_dict(Config())))
         for key in sorted(stored.keys() | current.keys()):
             # A setting that came later than the run: its default is what the run was made with.
             old, new = stored.get(key, defaults.get(key)), current.get(key)
@@ -112,8 +104,8 @@ class RunDirectory:
         not what the run was made with; writes nothing."""
         if not self.root.exists("environment.json"):
             return
-        stored = dict(_flat(self.root.read_json("environment.json")["identity"]))
-        for key, value in _flat(identity):
+        stored = dict(configuration.flat(self.root.read_json("environment.json")["identity"]))
+        for key, value in configuration.flat(identity):
             if stored.get(key) != value:
                 raise RewardTableError(
                     f"run.id={self._config.run.id!r}: {key} has changed since the run was made "

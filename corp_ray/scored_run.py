@@ -102,13 +102,7 @@ class ScoredRun:
 
         `size`: without those of a larger population that the table may hold beside the run's own.
         """
-        numbered = [
-            (number_of(e.candidate.id), e)
-            for e in self.evaluations("support")
-            if e.candidate.kind == "candidate" and e.candidate.round == round_number
-        ]
-        numbered.sort(key=lambda pair: pair[0])
-        return [e for number, e in numbered if size is None or number < size]
+        return population_of(self.evaluations("support"), round_number, size)
 
     def scores(self) -> list[dict[str, Any]]:
         """Every row without its rewards and texts, as a mapping: round, id, kind, sigma, step,
@@ -150,6 +144,19 @@ def _scores(table: pa.Table) -> list[dict[str, Any]]:
         of_them = row_of[codes == OUTCOMES.index(outcome)]
         columns[name] = np.bincount(of_them, minlength=table.num_rows).tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def population_of(
+    support: Sequence[Evaluation], round_number: int, size: int | None = None
+) -> list[Evaluation]:
+    """Those of a round's population among rows on support, in its order; see `ScoredRun.population`."""
+    numbered = [
+        (number_of(e.candidate.id), e)
+        for e in support
+        if e.candidate.kind == "candidate" and e.candidate.round == round_number
+    ]
+    numbered.sort(key=lambda pair: pair[0])
+    return [e for number, e in numbered if size is None or number < size]
 
 
 def rewards_of(evaluations: Sequence[Evaluation]) -> np.ndarray:

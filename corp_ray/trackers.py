@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from corp_ray.config import flat
+
 _FLUSH_S = 10
 _INIT_S, _FINISH_S = 60.0, 30.0  # what Weights & Biases is waited for; the data stay on disk
 
@@ -44,16 +46,12 @@ def run_key(run_id: str, directory: str) -> str:
     return f"{run_id[:40]}-{hashlib.sha256(f'{directory}/{run_id}'.encode()).hexdigest()[:12]}"
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested settings as one level with dotted names; lists and the like become texts."""
-    found: dict[str, bool | int | float | str] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            plain = isinstance(value, bool | int | float | str)
-            found[f"{prefix}{key}"] = value if plain else str(value)
-    return found
+def _plain(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Settings as one level with dotted names; lists and the like become texts."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flat(settings)
+    }
 
 
 class TensorBoard:
@@ -64,7 +62,7 @@ class TensorBoard:
 
         logging.getLogger("tensorboard").setLevel(logging.WARNING)  # each file it reads is a line
         self._rows, self._rounds = _Curves(folder / "rows"), _Curves(folder / "rounds")
-        self._rows.add(0, summary=hparams_pb(flat(settings)))
+        self._rows.add(0, summary=hparams_pb(_plain(settings)))
 
     def scalars(
         self, rows: int, values: Mapping[str, float], *, round_number: int | None = None

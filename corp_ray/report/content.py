@@ -15,7 +15,7 @@ import numpy as np
 from corp_ray import config as configuration
 from corp_ray.report.cost import cost
 from corp_ray.report.members import Row, members, of_round
-from corp_ray.report.outcome import flips, summary
+from corp_ray.report.outcome import flips, summary, tested_rows
 from corp_ray.report.verdict import verdict_sentence
 from corp_ray.scored_run import ScoredRun
 from corp_ray.settings import Config
@@ -31,6 +31,7 @@ def content(
     """report.json's content as plain data without NaN. `status` as `status.read_status` gives it;
     `diagnose` makes what report/diagnosis.json would hold where that is not there, or None."""
     rows, rounds = run.scores(), run.rounds()
+    answered = tested_rows(run, rounds)
     environment = run.document("environment.json") or {}
     found = {
         "format": FORMAT,
@@ -41,13 +42,13 @@ def content(
         "state": status["state"],
         "reason": status["reason"],
         "commits": status["commits"],
-        "summary": summary(run, rows, rounds),
+        "summary": summary(run, rows, rounds, answered),
         "population": _population(run, rows, rounds),
         "rounds": _rounds(rows, rounds),
         "grids": [_grid(rows, one) for one in rounds if one["proposals"]],
         "gate": _looks(run, rounds),
         "diagnosis": run.document("report/diagnosis.json") or diagnose(run),
-        "flips": flips(run, rounds),
+        "flips": flips(run, rounds, answered),
         "cost": cost(run, status, rows),
         "configuration": _configuration(run),
         "environment": environment,
@@ -177,21 +178,12 @@ def _looks(run: ScoredRun, rounds: Sequence[Row]) -> list[dict[str, Any]]:
     return sorted(looks, key=lambda look: (look["look"], not look["superseded"]))
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their dotted names."""
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _configuration(run: ScoredRun) -> list[dict[str, Any]]:
     """Every setting with its default, those that differ first."""
-    defaults = dict(flat(configuration.to_dict(Config())))
+    defaults = dict(configuration.flat(configuration.to_dict(Config()), empty=True))
     settings = [
         {"setting": name, "value": value, "default": defaults.get(name), "differs": differs}
-        for name, value in flat(run.config)
+        for name, value in configuration.flat(run.config, empty=True)
         for differs in [value != defaults.get(name)]
     ]
     return sorted(settings, key=lambda one: not one["differs"])

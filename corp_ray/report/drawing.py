@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +74,6 @@ class Plot:
     draw: Draw
     width: int = 400
     height: int = 280
-
-
-def printable(text: str) -> str:
-    """Text without control characters and lone surrogates, which XML has no place for."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def _drawn(plot: Plot, colours: Colours, *, scale: int = 1) -> Figure:

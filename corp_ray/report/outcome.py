@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,12 @@ _REFERENCE: dict[str, dict[str, Any]] = {
 _LABELS = {"base": "Base", "best single": "Best single candidate", "committed": "Committed model"}
 
 
-def summary(run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]) -> dict[str, Any] | None:
+def summary(
+    run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row], answered: Mapping[str, Evaluation]
+) -> dict[str, Any] | None:
     """The test table: report/compare.json's rows where there is one, else report/test.json's with
-    what the reward table adds. None before the test split was judged."""
+    what the reward table adds (`answered`: see `tested_rows`). None before the test split was
+    judged."""
     compared = run.document("report/compare.json")
     if compared is not None:
         names = ("split", "examples", "population", "ensemble_population", "votes")
@@ -38,7 +41,6 @@ def summary(run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]) -> dict[
     tested = run.document("report/test.json")
     if tested is None or not tested["test"]:
         return None
-    answered = _tested(run, rounds, tested["test"])
     base = answered.get("base")
     searched = {
         "best single": of_round(rows, rounds[0]) if rounds else [],
@@ -88,10 +90,11 @@ def _changes(base: Evaluation | None, other: Evaluation | None) -> dict[str, Any
     return found
 
 
-def _tested(run: ScoredRun, rounds: Sequence[Row], table: Sequence[Row]) -> dict[str, Evaluation]:
+def tested_rows(run: ScoredRun, rounds: Sequence[Row]) -> dict[str, Evaluation]:
     """The reward rows behind the lines of the test table, by name, as far as they are found."""
     found: dict[str, Evaluation] = {}
-    if not rounds:
+    table = (run.document("report/test.json") or {}).get("test", [])
+    if not rounds or not table:
         return found
     origin, means = rounds[0]["center"]["digest"], {one["name"]: one["mean"] for one in table}
     for row in sorted(
@@ -129,14 +132,15 @@ def _judged(run: ScoredRun, rounds: Sequence[Row]) -> tuple[Evaluation, Evaluati
     return (before[0], after[0], last) if before and after else None
 
 
-def flips(run: ScoredRun, rounds: Sequence[Row]) -> dict[str, Any] | None:
+def flips(
+    run: ScoredRun, rounds: Sequence[Row], answered: Mapping[str, Evaluation]
+) -> dict[str, Any] | None:
     """Answers that the update changed: all counted, ten of them shown.
 
     On the test split when a committed model was tested, else on the gate split. None before.
     """
-    tested = _tested(run, rounds, (run.document("report/test.json") or {}).get("test", []))
-    if "base" in tested and "committed" in tested:
-        found = _flips(run, "test", tested["base"], tested["committed"])
+    if "base" in answered and "committed" in answered:
+        found = _flips(run, "test", answered["base"], answered["committed"])
         return found | {"before": "base", "after": "committed model"}
     judged = _judged(run, rounds)
     if judged is None:

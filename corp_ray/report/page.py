@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from corp_ray.report.content import flat
+from corp_ray.config import flat
 from corp_ray.report.drawing import Plot, to_svg
 from corp_ray.report.figures_structure import statistics
 from corp_ray.report.verdict import points
@@ -49,7 +49,7 @@ def page(content: Mapping[str, Any], plots: Mapping[str, Sequence[Plot]]) -> str
         figures=figures,
         statistics=statistics(content["diagnosis"] or {}),
         bars=bars((content["summary"] or {"rows": []})["rows"]),
-        entries=list(flat(content["environment"])),
+        entries=list(flat(content["environment"], empty=True)),
         is_long=is_long,
         preview=preview,
         notes=notes,
