@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from corp_ray.storage import Storage, is_url
 
 COMPLETE = "recipe.json"  # uploaded last: a folder without it does not exist
 KEPT = 4  # folders that no process uses and that stay for the next run
+_LOOK_AGAIN_S = 0.02  # after another process was just looking whether the folder is there
 _held: dict[Path, int] = {}  # locks of what this process uses, held until it ends
 
 
@@ -115,7 +117,11 @@ def _shared(folder: Path, fetch: Callable[[Path], None]) -> int:
             os.utime(folder)  # used now: of those that nobody uses, the latest stay
             return lock
         os.close(lock)
-        lock = _lock(folder, fcntl.LOCK_EX)  # nobody uses what is not there
+        try:  # not to be waited for: who has fetched it meanwhile keeps its lock while it lives
+            lock = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_AGAIN_S)
+            continue
         try:
             if not folder.is_dir():
                 for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):

@@ -3,6 +3,7 @@ kept while used, few kept longer."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -104,6 +105,28 @@ def test_actors_of_a_node_fetch_a_model_once_and_all_have_it(s3, cache, tmp_path
         process.communicate("")
     assert local_folder(url, "d" * 64) == mine
     assert (mine / "model.safetensors").stat().st_mtime_ns == first
+
+
+@pytest.mark.timeout(120)
+def test_who_saw_no_model_and_was_overtaken_shares_what_the_other_fetched(
+    s3, cache, tmp_path, monkeypatch
+):
+    url = uploaded(s3, tmp_path, "a")
+    others = []
+    lock = model_cache._lock
+
+    def overtaken(folder, how):
+        if how & fcntl.LOCK_EX and not others:
+            others.append(user(url, "d" * 64))
+            go(others[0])
+            assert others[0].stdout.readline().strip() == str(folder)
+        return lock(folder, how)
+
+    monkeypatch.setattr(model_cache, "_lock", overtaken)
+    mine = local_folder(url, "d" * 64)
+    assert others and others[0].poll() is None
+    assert (mine / "model.safetensors").read_bytes() == b"a" * SIZE
+    others[0].communicate("")
 
 
 def test_a_fetch_that_is_killed_leaves_nothing_that_looks_like_a_model(s3, cache, tmp_path):
