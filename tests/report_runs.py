@@ -120,7 +120,45 @@ def diagnosis() -> dict:
                 for k in (1, 2, 3)
             ],
         },
+        "examples": 120,
         "sigmas": [],
-        "consolidations": [],
-        "rounding": None,
+        "consolidations": [
+            {"quantile": 0.7, "inverse_temperature": 20.0, "elite": 12, "norm": 0.0003}
+            | {"trace": 0.1, "effective_rank": 6.25, "kappa": 0.0125, "ess": 7.5}
+        ],
+        "outcomes": outcomes(),
+        "rounding": {
+            "proposal": HOSTILE[0],
+            "accepted": True,
+            "dtype": "bfloat16",
+            "step": 4.0,
+            "norm": 0.001,
+            "rows": [changed(f"{text[:300]}{at}", at) for at, text in enumerate(HOSTILE)],
+            "total": changed("total", 3),
+        },
     }
+
+
+def outcomes() -> dict:
+    """The part of a diagnosis that says where gains come from."""
+
+    def gain(candidates: int, points: float) -> dict:
+        part = {"examples": 60, "gain": points / 100, "fixes": 12.25, "regressions": 3.0}
+        nothing = {"examples": 0, "gain": 0.0, "fixes": 0.0, "regressions": 0.0}
+        parts = {"graded": part, "wrong_format": part, "verifier_error": nothing}
+        return {"candidates": candidates, "gain": points / 50, "by_center_outcome": parts}
+
+    return {
+        "solved_by": {"none": 0.125, "some": 0.75, "all": 0.125},
+        "counts": {"graded": 2000, "wrong_format": 880, "verifier_error": 0},
+        "center_counts": {"graded": 60, "wrong_format": 60, "verifier_error": 0},
+        "fixes_and_regressions": [],
+        "best": {"id": "r0c1", **gain(1, 9.1)},
+        "elite": gain(12, 4.2),
+    }
+
+
+def changed(name: str, at: int) -> dict:
+    """A line of a diagnosis's rounding."""
+    sizes = {"elements": 1000 + at, "nominal": 0.001, "realised": 0.00105, "ratio": 1.05 + at}
+    return {"name": name, **sizes, "changed": 0.7 - 0.01 * at, "cosine": 0.96 - 0.05 * at}

@@ -136,6 +136,29 @@ def test_every_number_of_the_summary_table_is_the_one_in_report_json(browser, ro
                 assert f"{search['answers']:,} answers" in cells["search"].inner_text()
 
 
+def test_the_tables_of_a_diagnosis_hold_its_numbers_and_names(browser, root):
+    diagnosis = json.loads((root / "report/report.json").read_text())["diagnosis"] or {}
+    outcomes, rounding = diagnosis.get("outcomes"), diagnosis.get("rounding")
+    with opened(browser, root) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        rows = page.query_selector_all("#outcomes tbody tr")
+        wanted = outcomes["elite"]["by_center_outcome"] if outcomes else {}
+        assert len(rows) == (len(wanted) + 1 if outcomes else 0)
+        for row, one in zip(rows, wanted.values(), strict=False):
+            cells = [shown(cell.inner_text()) for cell in row.query_selector_all("td")]
+            assert cells[0] == one["examples"]
+            assert cells[1] == pytest.approx(100 * one["gain"], abs=0.051)
+            assert cells[2] == pytest.approx(one["fixes"], abs=0.051)
+        rows = page.query_selector_all("#rounding tbody tr")
+        wanted = [rounding["total"], *rounding["rows"]] if rounding else []
+        assert len(rows) == len(wanted)
+        for row, one in zip(rows, wanted, strict=True):
+            cells = [cell.inner_text() for cell in row.query_selector_all("td")]
+            assert shown(cells[4]) == pytest.approx(one["cosine"], abs=0.51e-4)
+            name = row.query_selector("th").evaluate("one => one.textContent")
+            assert name[:20] == one["name"][:20].replace("\x1b", "␛")
+
+
 _COLOURS = """() => {
   const at = (element, name) => getComputedStyle(element)[name];
   return {

@@ -16,9 +16,11 @@ import pytest
 import jobs.report
 from corp_ray import posttrain
 from corp_ray.cli import run_job
+from corp_ray.diagnosis import diagnose
 from corp_ray.lease import Lease
 from corp_ray.report import cheap_diagnosis, make_report
 from corp_ray.report.content import content
+from corp_ray.report.figures_rounding import rounding_plot
 from corp_ray.report.members import decided_by, of_round
 from corp_ray.report.outcome import choose
 from corp_ray.report.page import bars
@@ -320,7 +322,7 @@ def test_a_comparison_takes_the_place_of_the_test_table_and_a_diagnosis_is_shown
         assert (row["mean"], row["search"]) == (one["mean"], one["search"])
         assert row["gain"] == (None if one["name"] == "base" else one["gain"])
     assert found["diagnosis"]["components"]["significant"] == 2
-    assert (root / "report/split-half.png").exists()
+    assert (root / "report/split-half.png").exists() and (root / "report/rounding.png").exists()
     assert numbers(finished[0])["verdict"].split(" On the")[0] in found["verdict"]
 
 
@@ -331,6 +333,24 @@ def test_without_a_diagnosis_the_report_makes_a_cheap_one_that_is_always_the_sam
     assert numbers(finished[0])["diagnosis"] == found
     shutil.rmtree(copy / "rounds")
     assert numbers(copy)["diagnosis"] is None
+
+
+def test_a_thorough_diagnosis_is_shown_with_its_outcomes_consolidations_and_rounding(copy):
+    found = diagnose(ScoredRun(str(copy)), halvings=20, permutations=19, rounding=True)
+    (copy / "report/diagnosis.json").write_text(json.dumps(found))
+    report, page = written(copy)
+    assert report["diagnosis"] == found and (copy / "report/rounding.png").exists()
+    elite = found["outcomes"]["elite"]["by_center_outcome"]
+    (table,) = re.findall(r'<table id="outcomes">.*?</table>', page, re.DOTALL)
+    for name, one in elite.items():
+        (line,) = re.findall(f'<th scope="row">{name.replace("_", " ")}</th>.*?</tr>', table)
+        assert f'<td>{one["examples"]}</td><td><data value="{one["gain"]}">' in line
+    (table,) = re.findall(r'<table id="rounding">.*?</table>', page, re.DOTALL)
+    names = re.findall(r'<th scope="row">(.*?)</th>', table)
+    assert names == ["total", *(row["name"] for row in found["rounding"]["rows"])]
+    assert f"{len(found['consolidations'])} consolidations" in page
+    text = rounding_plot(found["rounding"]).text
+    assert f"{found['rounding']['total']['changed']:.1%} of the weights" in text
 
 
 def test_ten_changes_are_chosen_by_their_place_alone():
