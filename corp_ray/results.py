@@ -15,6 +15,7 @@ from typing import Any
 from corp_ray.errors import ConfigError
 
 FORMAT = "corp_ray results 1"
+PAIRS_FORMAT = "corp_ray paired results 1"
 # Must be equal in all runs: the table's columns would not mean one thing otherwise.
 _ALIKE = ("model", "population", "ensemble_population", "votes")
 _OURS, _BASE, _SINGLE, _VOTE = "committed", "base", "best_single", "majority_vote"
@@ -28,7 +29,6 @@ def collect(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if not comparisons:
         raise ConfigError("results: no run was named; expected run directories with a comparison")
     first_name, first = next(iter(comparisons.items()))
-    seen: dict[tuple[str, int], str] = {}
     for name, one in comparisons.items():
         for key in _ALIKE:
             if one[key] != first[key]:
@@ -36,10 +36,6 @@ def collect(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                     f"{name}: {key} is {one[key]!r}, in {first_name} it is {first[key]!r}; "
                     "one table needs runs that are alike"
                 )
-        place = (one["task"], one["seed"])
-        if place in seen:
-            raise ConfigError(f"{name}: {one['task']}, seed {one['seed']} is in {seen[place]} too")
-        seen[place] = name
     runs = [
         {
             "task": one["task"],
@@ -49,7 +45,7 @@ def collect(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "abstained": _row(one, _OURS)["abstained"],
             "rows": one["rows"],
         }
-        for one in sorted(comparisons.values(), key=lambda one: (one["task"], one["seed"]))
+        for _, (_, one) in sorted(_by_place(comparisons).items())
     ]
     return {
         "format": FORMAT,
@@ -67,6 +63,70 @@ def collect(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "methods": _methods(runs),
         "rows": runs,
     }
+
+
+def pair(
+    ours: Mapping[str, Mapping[str, Any]],
+    theirs: Mapping[str, Mapping[str, Any]],
+    row: str,
+    against_row: str,
+) -> dict[str, Any]:
+    """One row of runs against a row of others, run by run on the same task, seed and test items.
+
+    Both by address, as for `collect`; they may be the same runs. What is in `ours` alone is left
+    out. Errors: ConfigError for a run of `theirs` without a partner, other test items, another
+    model, or a row that is not there.
+    """
+    partners = _by_place(ours)
+    rows: list[dict[str, Any]] = []
+    for place, (name, other) in sorted(_by_place(theirs).items()):
+        if place not in partners:
+            raise ConfigError(f"{name}: no run of {place[0]}, seed {place[1]}, to compare it with")
+        own_name, own = partners[place]
+        for key in ("model", "split_digest"):
+            if own[key] != other[key]:
+                raise ConfigError(
+                    f"{name}: {key} is {other[key]!r}, in {own_name} it is {own[key]!r}; "
+                    "a pair needs the same test items and model"
+                )
+        means = _mean(own, row), _mean(other, against_row)
+        rows.append(
+            {
+                "task": place[0],
+                "seed": place[1],
+                "base": _mean(own, _BASE),
+                "mean": means[0],
+                "against": means[1],
+                "difference": means[0] - means[1],
+            }
+        )
+    if not rows:
+        raise ConfigError("results: no run to compare with was named")
+    return {
+        "format": PAIRS_FORMAT,
+        "row": row,
+        "against_row": against_row,
+        "runs": len(rows),
+        "mean_gain_over_base": _amount([one["mean"] - one["base"] for one in rows]),
+        "mean_gain_of_the_other": _amount([one["against"] - one["base"] for one in rows]),
+        "mean_difference": _amount([one["difference"] for one in rows]),
+        "rows": rows,
+    }
+
+
+def _by_place(
+    comparisons: Mapping[str, Mapping[str, Any]],
+) -> dict[tuple[str, int], tuple[str, Mapping[str, Any]]]:
+    """Address and comparison by task and seed. Errors: ConfigError for one of them twice."""
+    found: dict[tuple[str, int], tuple[str, Mapping[str, Any]]] = {}
+    for name, one in comparisons.items():
+        place = (one["task"], one["seed"])
+        if place in found:
+            raise ConfigError(
+                f"{name}: {one['task']}, seed {one['seed']} is in {found[place][0]} too"
+            )
+        found[place] = (name, one)
+    return found
 
 
 def _row(one: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from corp_ray.errors import ConfigError
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+MARK = "results"
 
 
 def tables(results: Mapping[str, Any]) -> str:
@@ -15,13 +15,33 @@ def tables(results: Mapping[str, Any]) -> str:
     return "\n\n".join((_summary(results), _by_run(results), _by_method(results)))
 
 
-def insert(page: str, text: str) -> str:
+def pairs(results: Mapping[str, Any], name: str, against: str) -> str:
+    """The table of `results.pair` as Markdown; `name` and `against` head its columns."""
+    rows = [
+        (
+            one["task"],
+            str(one["seed"]),
+            *(f"{one[key]:.3f}" for key in ("base", "mean", "against")),
+            f"{100 * one['difference']:+.1f}",
+        )
+        for one in results["rows"]
+    ]
+    amounts = [
+        _amount(results[f"mean_{key}"])
+        for key in ("gain_over_base", "gain_of_the_other", "difference")
+    ]
+    rows.append(("mean gain over the base ± standard error", "", "", *amounts))
+    return _table(("task", "seed", "base", name, against, "difference, points"), rows)
+
+
+def insert(page: str, text: str, mark: str = MARK) -> str:
     """The page with `text` between its two marks. Errors: ConfigError for a page without them."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    opening, closing = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, begin, rest = page.partition(opening)
+    _, end, after = rest.partition(closing)
     if not begin or not end:
-        raise ConfigError(f"the page has no place for results: expected {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+        raise ConfigError(f"the page has no place for {mark}: expected {opening} ... {closing}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -10,11 +10,12 @@ import pytest
 
 from corp_ray import config, population
 from corp_ray.errors import ConfigError
-from corp_ray.results import collect
-from corp_ray.results_text import BEGIN, END, insert, tables
+from corp_ray.results import collect, pair
+from corp_ray.results_text import insert, pairs, tables
 from corp_ray.scored_run import ScoredRun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NAMES = ("base", "best_single", "majority_vote", "committed")
 
 
@@ -116,6 +117,44 @@ def test_tables_hold_every_run_and_method_and_the_page_keeps_its_words():
         insert("no marks", text)
 
 
+OTHERS = {
+    "other/a0": comparison("add", 0, (0.10, 0.15, 0.30, 0.12)),
+    "other/b1": comparison("lcm", 1, (0.20, 0.25, 0.20, 0.22)),
+}
+
+
+def test_a_row_is_set_against_another_run_by_run():
+    found = pair(FOUR, OTHERS, "committed", "committed")
+    # .20 - .12 and .16 - .22; the gains are .10 and -.04, those of the others .02 and .02.
+    assert [(one["task"], one["seed"]) for one in found["rows"]] == [("add", 0), ("lcm", 1)]
+    assert [one["difference"] for one in found["rows"]] == pytest.approx([0.08, -0.06])
+    assert found["mean_difference"]["points"] == pytest.approx(1.0)
+    assert found["mean_difference"]["standard_error_points"] == pytest.approx(7.0)
+    assert found["mean_gain_over_base"]["points"] == pytest.approx(3.0)
+    assert found["mean_gain_of_the_other"]["points"] == pytest.approx(2.0)
+    text = pairs(found, "ours", "theirs")
+    assert "| task | seed | base | ours | theirs | difference, points |" in text
+    assert "| lcm | 1 | 0.200 | 0.160 | 0.220 | -6.0 |" in text
+    assert text.splitlines()[-1].endswith("|  |  | +3.0 ± 7.0 | +2.0 ± 0.0 | +1.0 ± 7.0 |")
+    within = pair(FOUR, FOUR, "majority_vote", "best_single")
+    assert within["mean_difference"]["points"] == pytest.approx(7.5)  # .15, .10, .10, -.05
+
+
+@pytest.mark.parametrize(
+    ("other", "rows", "said"),
+    [
+        ({"seed": 7}, ("committed", "committed"), "x: no run of add, seed 7, to compare it with"),
+        ({"split_digest": "e"}, ("committed", "committed"), "x: split_digest is 'e', in a0 it is"),
+        ({}, ("committed", "best"), "add, seed 0: its comparison has no row 'best'"),
+    ],
+)
+def test_runs_that_make_no_pair_are_refused_by_name(other, rows, said):
+    with pytest.raises(ConfigError, match=said):
+        pair(FOUR, {"x": {**FOUR["a0"], **other}}, *rows)
+    with pytest.raises(ConfigError, match="b: add, seed 0 is in a too"):
+        pair(FOUR, {"a": FOUR["a0"], "b": FOUR["a0"]}, "committed", "committed")
+
+
 def job(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "jobs.results", *map(str, arguments)],
@@ -138,6 +177,14 @@ def test_the_job_reads_run_directories_and_writes_the_rows_and_the_page(tmp_path
     assert done.returncode == 0, done.stderr
     assert json.loads(rows.read_text()) == collect(FOUR)
     assert page.read_text() == insert(f"# Results\n{BEGIN}\n{END}\nend\n", tables(collect(FOUR)))
+    page.write_text(page.read_text() + "<!-- noise: begin -->\n<!-- noise: end -->\n")
+    arguments = ("--rows", "committed", "base", "--names", "ours", "before", "--mark", "noise")
+    done = job(*runs, "--against", *runs[:2], *arguments, "--page", page, "--json", rows)
+    assert done.returncode == 0, done.stderr
+    found = pair(FOUR, {name: FOUR[name] for name in ("a0", "a1")}, "committed", "base")
+    assert json.loads(rows.read_text()) == found
+    assert pairs(found, "ours", "before") in page.read_text().partition("noise: begin")[2]
+    assert tables(collect(FOUR)) in page.read_text()
     (tmp_path / "a0/report/compare.json").unlink()
     before = page.read_text()
     failed = job(*runs, "--page", page)
