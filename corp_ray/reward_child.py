@@ -11,14 +11,15 @@ from typing import Any
 from corp_ray.child import serve
 from corp_ray.errors import CorpError
 from corp_ray.records import Example
-from corp_ray.tasks import grade, make_task, notes
+from corp_ray.tasks import answer_of, grade, make_task, notes
 
-Answers = Sequence[tuple[Example, str]]
+Request = tuple[str, Sequence[tuple[Example, str]]]
 
 
-def answers_to(settings: dict[str, Any]) -> Callable[[Answers | None], Iterator[Any]]:
+def answers_to(settings: dict[str, Any]) -> Callable[[Request | None], Iterator[Any]]:
     """What `serve` calls: None is asked first and answered with the task's version and notes (or
-    why there is none), then each batch of answers with a grade for each."""
+    why there is none), then ("grade", texts with their examples) with a grade for each, and
+    ("answer", the same) with what each gives as its answer."""
     task: Any = None
     error = ""
     try:
@@ -26,7 +27,7 @@ def answers_to(settings: dict[str, Any]) -> Callable[[Answers | None], Iterator[
     except CorpError as reason:
         error = str(reason)
 
-    def answer(request: Answers | None) -> Iterator[Any]:
+    def answer(request: Request | None) -> Iterator[Any]:
         if request is None:
             yield (
                 {"error": error}
@@ -34,7 +35,11 @@ def answers_to(settings: dict[str, Any]) -> Callable[[Answers | None], Iterator[
                 else {"version": task.version, "notes": notes(task)}
             )
             return
-        for example, text in request:
+        what, pairs = request
+        for example, text in pairs:
+            if what == "answer":
+                yield answer_of(task, example, text)
+                continue
             graded = grade(task, example, text)
             yield [graded.reward, graded.outcome, graded.format, graded.reason]
 

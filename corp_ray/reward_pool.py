@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from corp_ray.child import Child, ChildError
 from corp_ray.errors import TaskError
 from corp_ray.records import VERIFIER_ERROR, Example, Grade
-from corp_ray.tasks import grade, in_place, notes
+from corp_ray.tasks import answer_of, grade, in_place, notes
 from corp_ray.tasks.settings import TaskSettings
 
+Found = TypeVar("Found")
 _MODULE = "corp_ray.reward_child"
 _CHUNK = 32  # answers in one request at most
 _MOST = 8  # children of one pool where nobody says how many
@@ -58,22 +59,52 @@ class RewardPool:
 
     def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         """One grade per answer, in order; the verifier's failures are outcomes."""
-        answers = list(zip(examples, texts, strict=True))
-        size = max(1, min(_CHUNK, -(-len(answers) // (2 * self._processes))))
-        chunks = [answers[start : start + size] for start in range(0, len(answers), size)]
-        return [grade for grades in self._threads.map(self._graded, chunks) for grade in grades]
 
-    def _graded(self, answers: list[tuple[Example, str]]) -> list[Grade]:
-        found: list[Grade] = []
-        while len(found) < len(answers):
-            rest = answers[len(found) :]
+        def failed(error: ChildError) -> Grade:
+            return Grade(0.0, VERIFIER_ERROR, reason=str(error))
+
+        return self._each("grade", examples, texts, lambda said: Grade(*said), failed)
+
+    def answers(self, examples: Sequence[Example], texts: Sequence[str]) -> list[str | None]:
+        """`tasks.answer_of` of each text, in order; None where it ends its process or is late."""
+        return self._each("answer", examples, texts, lambda said: said, lambda error: None)
+
+    def _each(
+        self,
+        what: str,
+        examples: Sequence[Example],
+        texts: Sequence[str],
+        of: Callable[[Any], Found],
+        failed: Callable[[ChildError], Found],
+    ) -> list[Found]:
+        """What the children say of each text, in order, as `of` makes it."""
+        pairs = list(zip(examples, texts, strict=True))
+        size = max(1, min(_CHUNK, -(-len(pairs) // (2 * self._processes))))
+
+        def chunk(start: int) -> list[Found]:
+            return self._asked(what, pairs[start : start + size], of, failed)
+
+        chunks = self._threads.map(chunk, range(0, len(pairs), size))
+        return [one for found in chunks for one in found]
+
+    def _asked(
+        self,
+        what: str,
+        pairs: Sequence[tuple[Example, str]],
+        of: Callable[[Any], Found],
+        failed: Callable[[ChildError], Found],
+    ) -> list[Found]:
+        """The same of some by the child of this thread; what ends it costs that one alone."""
+        found: list[Found] = []
+        while len(found) < len(pairs):
+            rest = pairs[len(found) :]
             try:
-                for said in self._child().stream(rest, len(rest), self._limit_s):
-                    found.append(Grade(*said))
+                for said in self._child().stream((what, rest), len(rest), self._limit_s):
+                    found.append(of(said))
             except ChildError as error:
                 if self._closed:
                     raise
-                found.append(Grade(0.0, VERIFIER_ERROR, reason=str(error)))
+                found.append(failed(error))
         return found
 
     def _child(self) -> Child:
@@ -105,6 +136,9 @@ class InPlace:
 
     def grade(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         return [grade(self._task, e, text) for e, text in zip(examples, texts, strict=True)]
+
+    def answers(self, examples: Sequence[Example], texts: Sequence[str]) -> list[str | None]:
+        return [answer_of(self._task, e, text) for e, text in zip(examples, texts, strict=True)]
 
     def close(self) -> None:
         pass

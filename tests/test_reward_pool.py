@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from corp_ray.errors import TaskError
-from corp_ray.records import GRADED, VERIFIER_ERROR, Grade
+from corp_ray.records import GRADED, VERIFIER_ERROR, Example, Grade
 from corp_ray.reward_pool import InPlace, RewardPool, rewards_of
 from corp_ray.tasks import make_task
 from corp_ray.tasks.settings import TaskSettings
@@ -68,6 +69,42 @@ def test_what_a_grader_prints_is_not_taken_for_a_grade(pool):
     assert [grade.reward for grade in grades] == [0.0, 1.0, 0.0]
 
 
+OWN_TASK = """
+import os
+import time
+
+
+def examples():
+    yield {"question": "q", "answer": "a"}
+
+
+def reward(answer, text):
+    return 0.0
+
+
+def answer(question, text):
+    if text == "hang":
+        time.sleep(3600)
+    if text == "crash":
+        os._exit(1)
+    if text == "raise":
+        raise ValueError(text)
+    return None if text == "none" else text.upper()
+"""
+
+
+def test_an_answer_that_cannot_be_had_is_none_and_all_others_are(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN_TASK)
+    texts = [f"t{number}" for number in range(100)]
+    bad = dict(zip((0, 31, 32, 50, 99), ("hang", "crash", "raise", "none", "hang"), strict=True))
+    given = [bad.get(number, text) for number, text in enumerate(texts)]
+    pool = RewardPool({"kind": "python_file", "path": str(path)}, processes=2, limit_s=1.0)
+    found = pool.answers([Example("0", "q", "a")] * len(given), given)
+    pool.close()
+    assert found == [None if n in bad else text.upper() for n, text in enumerate(texts)]
+
+
 def test_a_pool_says_what_its_task_has_to_say_or_why_there_is_none(pool, settings):
     assert pool().start() == []
     with pytest.raises(TaskError, match="expected exact, numeric or module:function"):
@@ -88,7 +125,7 @@ def test_a_pool_that_is_closed_ends_its_children_and_starts_no_more(pool):
     one.grade(EXAMPLES[:1], ["0"])
     (child,) = one._children
     pid = child._process.pid
-    waiting = one._threads.submit(one._graded, [(EXAMPLES[0], "hang"), (EXAMPLES[1], "1")])
+    waiting = ThreadPoolExecutor(1).submit(one.grade, EXAMPLES[:2], ["hang", "1"])
     time.sleep(0.5)
     one.close()
     assert waiting.exception(timeout=30) is not None

@@ -1,9 +1,6 @@
-"""Ray actors: thin shells around engines, consolidation and the gate. No algorithm lives here.
+"""The actor that owns an engine and scores candidates on support and validation.
 
-Scorer actors own an engine and score candidates on support and validation; the reducer
-consolidates and stages models; a gate actor holds one held-out split alone and evaluates on an engine
-leased to it. Only seeds, amplitudes, texts and rewards travel. torch is imported in the actor's
-process, never by the driver.
+It also answers for a gate actor that has leased it; see held_out.py.
 """
 
 from __future__ import annotations
@@ -11,19 +8,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from corp_ray import recipe as recipe_file
-from corp_ray.consolidate import Consolidation, consolidate
 from corp_ray.direction import Direction
 from corp_ray.errors import (
     CorpError,
@@ -32,14 +24,10 @@ from corp_ray.errors import (
     EngineUnfitError,
 )
 from corp_ray.graders import Grading, evaluation
-from corp_ray.model_cache import digested, local_folder
-from corp_ray.recipe import Recipe
+from corp_ray.model_cache import local_folder
 from corp_ray.records import Candidate, Center, Evaluation, Example, Generation, Ready, Work
-from corp_ray.reward_pool import InPlace, RewardPool, rewards_of
-from corp_ray.storage import Storage
-from corp_ray.tasks import Messages, answer_of, make_task
+from corp_ray.tasks import Messages, make_task
 from corp_ray.tasks.settings import TaskSettings
-from corp_ray.tasks.splits import NAMES
 
 if TYPE_CHECKING:
     from corp_ray.engines import Engine, EngineSettings
@@ -229,142 +217,3 @@ class Scorer:
         prompts = [self._task.prompt(example) for example in self._examples["support"][:2]]
         self_check(self._engine, center, self._settings, prompts)
         self._checked = True
-
-
-class Gate:
-    """Holds one held-out split (gate, or test) and evaluates on a leased scorer; see `GateActor`."""
-
-    def __init__(self, split: str, settings: TaskSettings):
-        self._split, self._settings = split, settings
-        self._task: Any = None
-        self._rewards: RewardPool | InPlace | None = None
-        self._examples: tuple[Example, ...] = ()
-        self._lock = threading.RLock()
-
-    def _deal(self) -> tuple[Example, ...]:
-        """The split; by the first call, so that an error reaches the driver as what it is."""
-        with self._lock:
-            if not self._examples:
-                self._task = make_task(**self._settings.task)
-                self._examples = self._settings.examples(self._task, (self._split,))[self._split]
-            return self._examples
-
-    def _open(self) -> RewardPool | InPlace:
-        """Deal the split and start what grades it."""
-        with self._lock:
-            if self._rewards is None:
-                self._deal()
-                rewards = rewards_of(self._task, self._settings)
-                rewards.start()
-                self._rewards = rewards
-            return self._rewards
-
-    def evaluate(self, scorer: Any, center: Center, candidate: Candidate) -> Evaluation:
-        """The candidate's rewards on this actor's split, answered by the leased scorer."""
-        rewards = self._open()
-        begin = time.perf_counter()
-        prompts = [self._task.prompt(example) for example in self._examples]
-        generations, engine = ray.get(scorer.answer.remote(center, candidate, prompts))
-        seconds = time.perf_counter() - begin
-        return evaluation(
-            rewards.grade(self._examples, [generation.text for generation in generations]),
-            generations,
-            candidate=candidate,
-            center_digest=center.digest,
-            split=self._split,
-            seconds=seconds,
-            engine=engine,
-            keep_texts=True,
-        )
-
-    def questions(self) -> list[dict[str, str]]:
-        """Id, question and answer of every example, for people who look at what was answered."""
-        return [{"id": e.id, "question": e.question, "answer": e.answer} for e in self._deal()]
-
-    def answers(self, texts: Sequence[str]) -> list[str | None]:
-        """What each text, one for every example, gives as its answer; None where it gives none."""
-        examples = self._deal()
-        return [
-            answer_of(self._task, example, text)
-            for example, text in zip(examples, texts, strict=True)
-        ]
-
-
-class Reducer:
-    """Consolidates rewards and stages models; the class behind `ReducerActor`."""
-
-    def __init__(self, threads: int):
-        self._threads = threads
-
-    def center(self, path: str, dtype: str) -> Center:
-        """The center in a folder, digested in the run's dtype."""
-        from corp_ray import checkpoint
-
-        def digest_of(folder: Path) -> str:
-            return checkpoint.folder_digest(folder, dtype, threads=self._threads)
-
-        return Center(path, digested(path, digest_of))
-
-    def longest_prompt(self, folder: str, template: str, settings: TaskSettings) -> int:
-        """Tokens of the longest prompt of all splits; the splits are dropped again."""
-        from corp_ray.engines import prompts
-
-        task = make_task(**settings.task)
-        splits = settings.examples(task, NAMES)
-        messages = [task.prompt(example) for name in NAMES for example in splits[name]]
-        return prompts.longest(Path(folder), messages, template)
-
-    def consolidate(
-        self,
-        directions: Sequence[Direction],
-        rewards: Sequence[float],
-        grid: Sequence[tuple[float, float]],
-        rank: int,
-        compatibility: float,
-    ) -> list[Consolidation]:
-        """One consolidation per (quantile, inverse temperature) of the grid."""
-        return [
-            consolidate(
-                directions,
-                rewards,
-                quantile=quantile,
-                inverse_temperature=inverse_temperature,
-                rank=rank,
-                compatibility=compatibility,
-            )
-            for quantile, inverse_temperature in grid
-        ]
-
-    def stage(self, center: Center, target: str, recipe: Recipe, direction: Direction) -> str:
-        """Write the weights of center + direction to a folder beside their place; their digest."""
-        from corp_ray import checkpoint
-
-        return checkpoint.stage(
-            local_folder(center.path, center.digest),
-            Path(target),
-            recipe,
-            [direction],
-            threads=self._threads,
-        )
-
-    def commit(self, staged: str, final: str, recipe: Recipe) -> None:
-        """Give a staged folder its recipe and its place; nothing to do where it has that place."""
-        from corp_ray import checkpoint
-
-        place = Storage.open(final)
-        if not checkpoint.is_committed(place) or recipe_file.read(place) != recipe:
-            checkpoint.commit(Path(staged), place, recipe)
-
-    def is_there(self, folder: str) -> bool:
-        """Whether this node has a folder."""
-        return Path(folder).is_dir()
-
-    def discard(self, folders: Sequence[str]) -> None:
-        """Remove staged folders, as far as they are on this node."""
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-ScorerActor = ray.remote(Scorer)
-GateActor = ray.remote(Gate)
-ReducerActor = ray.remote(Reducer)
