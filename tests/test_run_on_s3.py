@@ -195,3 +195,19 @@ def test_a_storage_that_cannot_be_used_ends_the_job_before_ray(s3, local, direct
     assert out == ""
     for part in parts:
         assert part in lines[-1]
+
+
+def test_a_comparison_on_s3_has_the_numbers_of_a_local_one(s3, local, on_s3, ray_there):
+    config, _ = local
+    methods = "compare.methods=[majority_vote,ungated,committed]"
+    found = []
+    for more in ([], [f"run.directory={s3.url('whole')}"]):
+        arguments = ("compare.votes=4", methods, *more)
+        code, _, err = runs.run(config, *arguments, job="compare", **ray_there)
+        assert code == 0, err
+    here = (config.parent / "runs/run/report/compare.json").read_bytes()
+    for content in (here, s3.objects("whole/run/report/compare.json").popitem()[1]):
+        found.append(json.loads(content))
+        for row in found[-1]["rows"]:
+            assert row["search"].pop("engine_s") >= 0
+    assert found[0] == found[1] and len(found[0]["rows"]) >= 5
