@@ -16,6 +16,7 @@ from corp_ray.errors import ConfigError
 
 FORMAT = "corp_ray results 1"
 PAIRS_FORMAT = "corp_ray paired results 1"
+STRUCTURE_FORMAT = "corp_ray structure 1"
 # Must be equal in all runs: the table's columns would not mean one thing otherwise.
 _ALIKE = ("model", "population", "ensemble_population", "votes")
 _OURS, _BASE, _SINGLE, _VOTE = "committed", "base", "best_single", "majority_vote"
@@ -112,6 +113,45 @@ def pair(
         "mean_difference": _amount([one["difference"] for one in rows]),
         "rows": rows,
     }
+
+
+# What is kept of a diagnosis beside its outcomes: how much structure there is, and from what.
+_KEPT = (
+    "candidates",
+    "examples",
+    "center",
+    "halvings",
+    "permutations",
+    "undefined",
+    "reliability",
+    "direction_cosine",
+    "subspace_overlap",
+    "components",
+)
+
+
+def structure(diagnoses: Sequence[tuple[str, int, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Populations' diagnoses (`diagnosis.diagnose`) side by side, each with its task and seed.
+
+    Errors: ConfigError for none, or for two with unequal numbers of halvings or permutations.
+    """
+    if not diagnoses:
+        raise ConfigError("results: no run was named; expected run directories with a population")
+    _, _, first = diagnoses[0]
+    rows = []
+    for task, seed, one in diagnoses:
+        for key in ("halvings", "permutations"):
+            if one[key] != first[key]:
+                raise ConfigError(
+                    f"{task}, seed {seed}: diagnosed with {one[key]} {key}, another with "
+                    f"{first[key]}; make both anew with jobs.diagnose"
+                )
+        outcomes = {key: one["outcomes"][key] for key in ("solved_by", "best", "elite")}
+        rows.append(
+            {"task": task, "seed": seed, **{key: one[key] for key in _KEPT}, "outcomes": outcomes}
+        )
+    rows.sort(key=lambda row: (row["task"], row["seed"], row["candidates"]))
+    return {"format": STRUCTURE_FORMAT, "rows": rows}
 
 
 def _by_place(

@@ -34,6 +34,55 @@ def pairs(results: Mapping[str, Any], name: str, against: str) -> str:
     return _table(("task", "seed", "base", name, against, "difference, points"), rows)
 
 
+def structures(results: Mapping[str, Any]) -> str:
+    """The table of `results.structure` as Markdown."""
+    rows = []
+    for one in results["rows"]:
+        components, elite = one["components"], one["outcomes"]["elite"]
+        solved = one["outcomes"]["solved_by"]
+        rows.append(
+            (
+                one["task"],
+                str(one["seed"]),
+                str(one["candidates"]),
+                _tested(one["reliability"]),
+                _tested(one["direction_cosine"]),
+                "–" if components is None else _components(components),
+                " / ".join(f"{100 * solved[key]:.0f}" for key in ("none", "some", "all")),
+                *(_gain_from(elite, outcome) for outcome in ("wrong_format", "graded")),
+            )
+        )
+    head = (
+        "task",
+        "seed",
+        "candidates",
+        "reliability (95 % of chance)",
+        "direction cosine (95 % of chance)",
+        "components; share of the first (95 % of chance)",
+        "% solved by none / some / all",
+        "elite's points from format",
+        "from answers",
+    )
+    return _table(head, rows)
+
+
+def _tested(one: Mapping[str, float] | None) -> str:
+    return "–" if one is None else f"{one['value']:.2f} ({one['null_p95']:.2f})"
+
+
+def _components(found: Mapping[str, Any]) -> str:
+    """How many, "+" for structure beyond them, and the first one's share of squares with its null."""
+    count, rest = found["significant"], found["remainder"]
+    more = count == found["most"] or (rest is not None and rest["p_value"] <= found["alpha"])
+    return f"{count}{' +' if more else ''}; {_tested(found['tests'][0])}"
+
+
+def _gain_from(elite: Mapping[str, Any] | None, outcome: str) -> str:
+    if elite is None:
+        return "–"
+    return f"{100 * elite['by_center_outcome'][outcome]['gain']:+.1f}"
+
+
 def insert(page: str, text: str, mark: str = MARK) -> str:
     """The page with `text` between its two marks. Errors: ConfigError for a page without them."""
     opening, closing = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"

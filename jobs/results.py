@@ -2,39 +2,26 @@
 
 Reads each run's report/compare.json (jobs.compare makes it). With `--against` a row of the runs is
 set against one of others, or of themselves, on the same tasks, seeds and items, such as an
-ablation: `python -m jobs.results runs/A --against runs/A --rows ungated reward_softmax`. `--page`
-puts the tables between the marks of a Markdown page. Needs no Ray.
+ablation: `python -m jobs.results runs/A --against runs/A --rows ungated reward_softmax`. With
+`--structure` the table is of the first rounds' populations: report/diagnosis.json of jobs.diagnose,
+or where that is not there what it would say. `--page` puts the tables between the marks of a
+Markdown page. Needs no Ray.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from corp_ray.cli import run_job
-from corp_ray.errors import ConfigError
-from corp_ray.results import collect, pair
-from corp_ray.results_text import MARK, insert, pairs, tables
-from corp_ray.scored_run import ScoredRun
-from corp_ray.storage import Storage
-
-
-def comparisons_of(addresses: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Every run's comparison by its address. Errors: ConfigError for a run without one."""
-    found = {}
-    for address in addresses:
-        document = ScoredRun(address).document("report/compare.json")
-        if document is None:
-            raise ConfigError(f"{address}: no report/compare.json; jobs.compare makes it")
-        found[address] = document
-    return found
+from corp_ray.results import collect, pair, structure
+from corp_ray.results_files import comparisons_of, diagnoses_of, write
+from corp_ray.results_text import MARK, pairs, structures, tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", help="run directories with a comparison")
     parser.add_argument("--against", nargs="+", default=(), help="run directories to compare with")
+    parser.add_argument("--structure", action="store_true", help="the populations' diagnoses")
     parser.add_argument(
         "--rows",
         nargs=2,
@@ -49,22 +36,16 @@ def main() -> None:
     parser.add_argument("--page", help="a Markdown page with <!-- MARK: begin --> and end")
     parser.add_argument("--mark", default=MARK, help=f"the name of the page's marks ({MARK})")
     given = parser.parse_args()
-    ours = comparisons_of(given.runs)
-    if given.against:
-        results = pair(ours, comparisons_of(given.against), *given.rows)
+    if given.structure:
+        results = structure(diagnoses_of(given.runs))
+        text = structures(results)
+    elif given.against:
+        results = pair(comparisons_of(given.runs), comparisons_of(given.against), *given.rows)
         text = pairs(results, *(given.names or given.rows))
     else:
-        results = collect(ours)
+        results = collect(comparisons_of(given.runs))
         text = tables(results)
-    if given.page:
-        page = Path(given.page)
-        if not page.is_file():
-            raise ConfigError(f"--page {given.page}: no such file")
-        whole = insert(page.read_text("utf-8"), text, given.mark)
-        Storage.open(page.parent).write_text(page.name, whole)
-    if given.json:
-        target = Path(given.json)
-        Storage.open(target.parent).write_json(target.name, results)
+    write(results, text, json=given.json, page=given.page, mark=given.mark)
     sys.stdout.write(text + "\n")
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from corp_ray import config, population
+from corp_ray.diagnosis import diagnose
 from corp_ray.errors import ConfigError
-from corp_ray.results import collect, pair
-from corp_ray.results_text import insert, pairs, tables
+from corp_ray.results import collect, pair, structure
+from corp_ray.results_text import insert, pairs, structures, tables
 from corp_ray.scored_run import ScoredRun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -153,6 +154,40 @@ def test_runs_that_make_no_pair_are_refused_by_name(other, rows, said):
         pair(FOUR, {"x": {**FOUR["a0"], **other}}, *rows)
     with pytest.raises(ConfigError, match="b: add, seed 0 is in a too"):
         pair(FOUR, {"a": FOUR["a0"], "b": FOUR["a0"]}, "committed", "committed")
+
+
+def test_populations_diagnoses_are_one_table():
+    run = ScoredRun(str(ROOT / "docs/results/populations/chain_sum-0"))
+    whole = diagnose(run, halvings=20, permutations=19)
+    flat = {**whole, "components": None, "reliability": None, "undefined": "nothing differs"}
+    found = structure([("lcm", 1, flat), ("add", 0, whole)])
+    assert [(row["task"], row["seed"]) for row in found["rows"]] == [("add", 0), ("lcm", 1)]
+    row = found["rows"][0]
+    assert row["reliability"] == whole["reliability"] and row["candidates"] == 400
+    assert "fixes_and_regressions" not in row["outcomes"]
+    first, second = structures(found).splitlines()[2:]
+    one = whole["components"]["tests"][0]
+    assert f"| add | 0 | 400 | {whole['reliability']['value']:.2f} (" in first
+    assert f"| {whole['components']['significant']}" in first
+    assert f"; {one['value']:.2f} ({one['null_p95']:.2f}) |" in first
+    elite = whole["outcomes"]["elite"]["by_center_outcome"]
+    assert first.endswith(f"| {100 * elite['graded']['gain']:+.1f} |")
+    assert second.startswith("| lcm | 1 | 400 | – |") and "| – |" in second[20:]
+    with pytest.raises(ConfigError, match=r"lcm, seed 1: diagnosed with 20 halvings, .* 100"):
+        structure([("add", 0, {**whole, "halvings": 100}), ("lcm", 1, flat)])
+
+
+@pytest.mark.parametrize(
+    ("low_rank", "significant", "p_value", "shown"),
+    [(True, 2, 0.4, "| 2; "), (False, 2, 0.01, "| 2 +; "), (False, 8, None, "| 8 +; ")],
+)
+def test_structure_beyond_the_components_is_marked(low_rank, significant, p_value, shown):
+    run = ScoredRun(str(ROOT / "docs/results/populations/chain_sum-0"))
+    whole = diagnose(run, halvings=2, permutations=19)
+    rest = None if p_value is None else {**whole["components"]["tests"][0], "p_value": p_value}
+    parts = {"significant": significant, "low_rank": low_rank, "remainder": rest}
+    changed = {**whole, "components": {**whole["components"], **parts}}
+    assert shown in structures(structure([("add", 0, changed)]))
 
 
 def job(*arguments):

@@ -1,0 +1,53 @@
+"""Where results come from and go to: documents of run directories, a JSON file, a page's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from corp_ray.diagnosis import FILE, diagnose
+from corp_ray.errors import ConfigError
+from corp_ray.results_text import MARK, insert
+from corp_ray.scored_run import ScoredRun
+from corp_ray.status import read_status
+from corp_ray.storage import Storage
+
+
+def comparisons_of(addresses: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every run's comparison by its address. Errors: ConfigError for a run without one."""
+    found = {}
+    for address in addresses:
+        document = ScoredRun(address).document("report/compare.json")
+        if document is None:
+            raise ConfigError(f"{address}: no report/compare.json; jobs.compare makes it")
+        found[address] = document
+    return found
+
+
+def diagnoses_of(addresses: Sequence[str]) -> list[tuple[str, int, dict[str, Any]]]:
+    """Task, seed and diagnosis of every run; one that has none yet is diagnosed."""
+    found = []
+    for address in addresses:
+        run = ScoredRun(address)
+        diagnosis = run.document(FILE) or diagnose(run)
+        found.append((read_status(address)["task"], run.config["run"]["seed"], diagnosis))
+    return found
+
+
+def write(
+    results: Mapping[str, Any], text: str, *, json: str | None, page: str | None, mark: str = MARK
+) -> None:
+    """Results into a JSON file and their table between a page's marks, where they are named.
+
+    Errors: ConfigError for a page that is not there or lacks the marks; nothing is written then.
+    """
+    whole = ""
+    if page:
+        if not Path(page).is_file():
+            raise ConfigError(f"--page {page}: no such file")
+        whole = insert(Path(page).read_text("utf-8"), text, mark)
+    if json:
+        Storage.open(Path(json).parent).write_json(Path(json).name, results)
+    if page:
+        Storage.open(Path(page).parent).write_text(Path(page).name, whole)
