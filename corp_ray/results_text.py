@@ -17,9 +17,10 @@ def tables(results: Mapping[str, Any]) -> str:
 
 def pairs(results: Mapping[str, Any], name: str, against: str) -> str:
     """The table of `results.pair` as Markdown; `name` and `against` head its columns."""
+    names = _short([one["task"] for one in results["rows"]])
     rows = [
         (
-            one["task"],
+            names[one["task"]],
             str(one["seed"]),
             *(f"{one[key]:.3f}" for key in ("base", "mean", "against")),
             f"{100 * one['difference']:+.1f}",
@@ -99,6 +100,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
+def _short(tasks: Sequence[str]) -> dict[str, str]:
+    """Each task without its arguments, where that still tells them apart."""
+    short = {task: task.partition(" {")[0] for task in tasks}
+    return short if len(set(short.values())) == len(short) else {task: task for task in tasks}
+
+
 def _amount(amount: Mapping[str, float | None]) -> str:
     error = amount["standard_error_points"]
     return f"{amount['points']:+.1f}" + ("" if error is None else f" ± {error:.1f}")
@@ -128,7 +135,7 @@ def gain_text(gain: float, low: float, high: float) -> str:
 
 
 def _by_run(results: Mapping[str, Any]) -> str:
-    rows = []
+    rows, names = [], _short([one["task"] for one in results["rows"]])
     for one in results["rows"]:
         by = {row["name"]: row for row in one["rows"]}
         cells = [f"{by[name]['mean']:.3f}" for name in ("base", "best_single", "majority_vote")]
@@ -136,7 +143,7 @@ def _by_run(results: Mapping[str, Any]) -> str:
         said = "abstained" if one["abstained"] else f"{ours['mean']:.3f}"
         rows.append(
             (
-                one["task"],
+                names[one["task"]],
                 str(one["seed"]),
                 *cells,
                 said,

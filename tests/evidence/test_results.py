@@ -190,6 +190,20 @@ def test_structure_beyond_the_components_is_marked(low_rank, significant, p_valu
     assert shown in structures(structure([("add", 0, changed)]))
 
 
+def test_a_tasks_arguments_stand_in_a_table_only_where_they_tell_tasks_apart():
+    def named(*tasks):
+        runs = {name: {**FOUR["a0"], "task": name} for name in tasks}
+        lines = (
+            tables(collect(runs)).splitlines()
+            + pairs(pair(runs, runs, "committed", "base"), "ours", "base").splitlines()
+        )
+        return [line.split(" | 0 | ")[0][2:] for line in lines if " | 0 | " in line]
+
+    assert named('sum {"terms": 2}', "lcm") == ["lcm", "sum"] * 2
+    both = ['sum {"terms": 2}', 'sum {"terms": 3}']
+    assert named(*both) == both * 2
+
+
 def job(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "jobs.results", *map(str, arguments)],
