@@ -10,7 +10,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_RUN := $(VLLM_VENV)/bin/python
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: demo test test-evidence test-cluster test-browser test-vllm check bench clean setup
+.PHONY: demo test test-evidence test-storage test-cluster test-browser test-vllm check bench clean setup
 
 setup: $(READY)
 
@@ -33,6 +33,9 @@ test: $(READY) $(DEMO_MODEL)
 
 test-evidence: $(READY)
 	$(RUN) -m pytest tests/evidence
+
+test-storage: $(READY)
+	$(RUN) -m pytest tests/on_storage
 
 # One head and two workers; with root each in a network namespace of its own.
 test-cluster: $(READY) $(DEMO_MODEL)

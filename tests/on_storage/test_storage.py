@@ -24,7 +24,7 @@ from tests.s3_server import CREDENTIALS, serving
 # A writer that never stops: whole files are one letter, many times over.
 WRITER = """
 from corp_ray.storage import Storage
-from tests.test_storage import seen_while_written
+from tests.on_storage.test_storage import seen_while_written
 from pathlib import Path
 from itertools import cycle
 place = seen_while_written({place!r}) if {kind!r} == "renaming" else Storage.open({place!r})
