@@ -262,3 +262,47 @@ def test_a_kept_population_is_that_of_its_configuration(folder):
     assert {row.candidate for row in rows} <= set(sampled)  # all of them, once it is scored
     assert all(len(row.rewards) == wanted.splits.support for row in rows)
     assert len({row.center_digest for row in rows}) == 1
+
+
+RESULTS = ROOT / "docs/results"
+RUNS = sorted(path for path in (RESULTS / "runs").iterdir() if path.name[-2:] in ("-0", "-1", "-2"))
+
+
+def test_the_published_tables_are_those_of_the_kept_runs():
+    comparisons = {
+        path.name: json.loads((path / "report/compare.json").read_text()) for path in RUNS
+    }
+    page = (ROOT / "docs/results.md").read_text()
+    found = collect(comparisons)
+    assert json.loads((ROOT / "docs/results.json").read_text()) == found
+    assert insert(page, tables(found)) == page
+    for mark, rows, names in (
+        ("compatibility", ("ungated", "reward_softmax"), ("compatibility 1", "compatibility 0")),
+        ("gate", ("gated", "ungated"), ("with the gate", "without")),
+    ):
+        table = pairs(pair(comparisons, comparisons, *rows), *names)
+        assert insert(page, table, f"ablation-{mark}") == page
+    structured = json.loads((RESULTS / "structure.json").read_text())
+    assert insert(page, structures(structured), "structure") == page
+    rows = [
+        f"{row['task'].removeprefix('reasoning-gym ')}-{row['seed']}" for row in structured["rows"]
+    ]
+    assert rows == [path.name for path in KEPT]
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_a_kept_run_has_the_settings_of_its_task_and_of_the_page(folder):
+    """And its rows are those of the page's command: 40 candidates, 40 votes of 400."""
+    task, _, seed = folder.name.rpartition("-")
+    command = ("compare.population=400", "compare.votes=40")
+    source = f"run.from_rewards=docs/results/populations/{folder.name}"
+    changes = [f"run.id={folder.name}", f"run.seed={seed}", source, *command]
+    wanted = config.to_dict(config.load(str(ROOT / f"conf/results/{task}.yaml"), changes))
+    assert ScoredRun(str(folder)).config == wanted
+    report = json.loads((folder / "report/compare.json").read_text())
+    assert report["run"] == folder.name and report["seed"] == int(seed)
+    assert (report["population"], report["ensemble_population"], report["votes"]) == (40, 400, 40)
+    assert report["examples"] == wanted["splits"]["test"]
+    record = json.loads((folder / "rounds/0.json").read_text())
+    (gated,) = [row for row in report["rows"] if row["name"] == "gated"]
+    assert gated["abstained"] is not record["accepted"]
