@@ -13,15 +13,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def ray_address():
     """Address of a Ray head with 4 CPU slots, separate processes; only this one is stopped."""
-    from ray.cluster_utils import Cluster
+    from tests.runs import ray_head
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 4,
-            "object_store_memory": 100 * 2**20,
-            "include_dashboard": False,
-        },
-    )
+    cluster = ray_head()
     yield cluster.address
     cluster.shutdown()

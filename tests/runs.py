@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -111,6 +112,20 @@ def export(recipe: str, output: Path, **environment: str):
         text=True,
     )
     return finish(process)
+
+
+def ray_head() -> Any:
+    """A Ray head with 4 CPU slots, separate processes; whoever starts it shuts it down."""
+    from ray.cluster_utils import Cluster
+
+    return Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 4,
+            "object_store_memory": 100 * 2**20,
+            "include_dashboard": False,
+        },
+    )
 
 
 def kill_when(

@@ -30,20 +30,11 @@ def s3():
 @pytest.fixture(scope="module")
 def ray_there(tmp_path_factory):
     """Environment of a driver: the address of a Ray head of its own, and the credentials."""
-    from ray.cluster_utils import Cluster
-
     given = {**CREDENTIALS, "CORP_RAY_CACHE": str(tmp_path_factory.mktemp("cache"))}
     before = dict(os.environ)
     os.environ.update(given)
     try:
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 4,
-                "object_store_memory": 100 * 2**20,
-                "include_dashboard": False,
-            },
-        )
+        cluster = runs.ray_head()
     finally:
         os.environ.clear()
         os.environ.update(before)
