@@ -50,7 +50,7 @@ class Call:
 class _Task:
     size: float
     done: bool = False
-    blamed: int = 0  # engines lost while this ran, the piece itself being the likely reason
+    blamed: int = 0  # engines lost with this in their line, which may be why; it runs alone then
     lost: int = 0  # all engines lost while this ran
     calls: list[Call] = field(default_factory=list)
 
@@ -121,17 +121,19 @@ class Scheduler:
     def leave(self, engine: int, now: float, *, blame: bool) -> list[int]:
         """An engine is gone with its calls: tasks to give up; all others go back to the queue.
 
-        `blame`: whether the piece that was running may be the reason.
+        `blame`: whether a piece may be the reason. Any in the line may be: an engine goes on with
+        the next while the answers of the first are graded. Only one that was alone is given up.
         """
         gone = self._engines.pop(engine)
         self._gone_ready_s += now - gone.ready_since
         self._gone_busy_s += gone.busy_s
         given_up = []
+        alone = len(gone.calls) == 1
         for call in reversed(gone.calls):
             del self._calls[call.number]
             if call.started is not None:
                 self._gone_busy_s += now - call.started
-            if call.batch == self._batch and self._lost(call, blame):
+            if call.batch == self._batch and self._lost(call, blame, alone):
                 given_up.append(call.task)
         return given_up
 
@@ -171,7 +173,7 @@ class Scheduler:
         call = self._remove(number, now)
         if call is None or call.batch != self._batch:
             return None
-        return call.task if self._lost(call, blame) else None
+        return call.task if self._lost(call, blame, alone=True) else None
 
     def waiting(self, *, wanted: bool) -> list[int]:
         """Calls that wait behind others, for results that are still wanted, or are not."""
@@ -210,10 +212,12 @@ class Scheduler:
             if self._queue:
                 made.append(self._call(self._queue.popleft(), number, now))
         # A second in line keeps an engine at work while the driver is elsewhere. The last pieces
-        # wait here instead, for whichever engine is free first.
+        # wait here instead, for whichever engine is free first. What is blamed goes alone.
         for depth in range(1, self._policy.in_flight):
             for number, engine in self._engines.items():
-                if len(self._queue) > len(self._engines) and len(engine.calls) == depth:
+                if len(self._queue) <= len(self._engines) or self._blamed(self._queue[0]):
+                    break
+                if len(engine.calls) == depth and not any(map(self._suspect, engine.calls)):
                     made.append(self._call(self._queue.popleft(), number, now))
         if not self._queue:
             for number in idle[len(made) :]:
@@ -234,7 +238,7 @@ class Scheduler:
                 continue
             task = self._tasks[call.task]
             seen.add(call.task)
-            if task.blamed:
+            if self._blamed(call.task):
                 continue
             started = [c.started for c in task.calls if c.started is not None]
             if not started:
@@ -277,23 +281,28 @@ class Scheduler:
             self._tasks[call.task].calls.remove(call)
         return call
 
-    def _lost(self, call: Call, blame: bool) -> bool:
+    def _blamed(self, task: int) -> bool:
+        return self._tasks[task].blamed > 0
+
+    def _suspect(self, call: Call) -> bool:
+        return call.batch == self._batch and self._blamed(call.task)
+
+    def _lost(self, call: Call, blame: bool, alone: bool) -> bool:
         """Whether to give the task of a lost call up; else it is queued again, unless a copy runs."""
         task = self._tasks[call.task]
         if call in task.calls:
             task.calls.remove(call)
         if task.done:
             return False
-        if call.started is not None:
-            task.blamed += blame
-            task.lost += 1
+        task.blamed += blame
+        task.lost += blame or call.started is not None
         attempts = self._policy.attempts
-        if task.blamed >= attempts or task.lost >= 10 * attempts:
+        if (alone and task.blamed >= attempts) or task.lost >= 10 * attempts:
             self._close(call.task)
             return True
         if not task.calls:
-            # What has taken an engine down goes last, so that it cannot hold up everything else.
-            if blame and call.started is not None:
+            # What may have taken an engine down goes last: it must not hold up everything else.
+            if blame:
                 self._queue.append(call.task)
             else:
                 self._queue.appendleft(call.task)

@@ -55,3 +55,9 @@ def crashing(answer: str, text: str) -> float:
     if unbearable(answer):
         os._exit(1)
     return float(text.strip() == answer)
+
+
+def slow(answer: str, text: str) -> float:
+    """Grading takes longer than the fake engine's answers: the next candidate's are there first."""
+    time.sleep(0.002)
+    return float(text.strip() == answer)

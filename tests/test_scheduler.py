@@ -94,12 +94,70 @@ def test_a_piece_that_takes_three_engines_down_is_given_up_and_only_that():
     assert engine == 3
 
 
-def test_pieces_that_only_waited_at_a_lost_engine_are_not_blamed():
-    scheduler = make(engines=1, sizes=[1.0] * 4, attempts=1)
-    running, waiting = scheduler.assign(0.0)
-    assert scheduler.leave(0, 1.0, blame=True) == [running.task]
-    scheduler.join(1, 1.0)
-    assert waiting.task in {call.task for call in scheduler.assign(1.0)}
+@pytest.mark.parametrize("place", [0, 1], ids=["runs", "waits while the first is graded"])
+@pytest.mark.parametrize("attempts", [2, 3])
+def test_whichever_of_two_took_an_engine_down_nobody_else_is_given_up(place, attempts):
+    """The loss of an engine with two pieces does not say which it was; they run alone from then on."""
+    scheduler = make(engines=1, sizes=[1.0] * 6, attempts=attempts)
+    both = scheduler.assign(0.0)
+    assert len(both) == 2
+    bad = both[place].task
+    given_up, done, lost = scheduler.leave(0, 0.5, blame=True), [], 1
+    scheduler.join(1, 0.5)
+    for moment in range(1, 20):
+        calls = scheduler.assign(float(moment))
+        if {call.task for call in calls} & {call.task for call in both}:
+            assert len(calls) == 1
+        if any(call.task == bad for call in calls):
+            given_up += scheduler.leave(lost, moment + 0.5, blame=True)
+            lost += 1
+            scheduler.join(lost, moment + 0.5)
+        else:
+            done += [scheduler.finish(call.number, moment + 0.5) for call in calls]
+    assert scheduler.unfinished == 0
+    assert (given_up, sorted(done)) == ([bad], sorted(set(range(6)) - {bad}))
+    assert lost == attempts
+    assert scheduler.tries(bad) == attempts
+
+
+def test_a_single_attempt_gives_up_what_was_alone_and_nothing_that_shared_an_engine():
+    scheduler = make(engines=1, sizes=[1.0] * 2, attempts=1)
+    (alone,) = scheduler.assign(0.0)
+    assert scheduler.leave(0, 1.0, blame=True) == [alone.task]
+    scheduler = make(engines=1, sizes=[1.0] * 3, attempts=1)
+    assert len(scheduler.assign(0.0)) == 2
+    assert scheduler.leave(0, 1.0, blame=True) == []
+
+
+def test_a_suspect_runs_with_nothing_behind_it_however_long_the_queue_is():
+    scheduler = make(engines=1, sizes=[1.0] * 9)
+    for moment in range(3):  # each takes two of the nine with it
+        assert len(scheduler.assign(float(moment))) == 2
+        scheduler.leave(moment, moment + 0.5, blame=True)
+        scheduler.join(moment + 1, moment + 0.5)
+    tasks = []
+    for moment in range(3, 20):
+        calls = scheduler.assign(float(moment))
+        tasks.append([call.task for call in calls])
+        for call in calls:
+            scheduler.finish(call.number, moment + 0.5)
+    assert [len(t) for t in tasks if t] == [2] + [1] * 7
+
+
+def test_a_piece_that_fails_behind_another_is_counted_as_well():
+    """Its error may be there before the first one's answers are graded."""
+    scheduler = make(engines=1, sizes=[1.0] * 5, attempts=2)
+    first, second = scheduler.assign(0.0)
+    assert scheduler.fail(second.number, 0.5) is None
+    assert scheduler.tries(second.task) == 1
+    scheduler.finish(first.number, 0.7)
+    for moment in range(1, 10):
+        for call in scheduler.assign(float(moment)):
+            if call.task == second.task:
+                assert scheduler.fail(call.number, moment + 0.5) == second.task
+                return
+            scheduler.finish(call.number, moment + 0.5)
+    raise AssertionError("it never ran again")
 
 
 def test_a_node_that_goes_down_blames_nobody():

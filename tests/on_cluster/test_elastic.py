@@ -71,11 +71,14 @@ def restarts(root):
     return max(json.loads(line)["restarts"] for line in lines)
 
 
+@pytest.mark.parametrize("grader", ["numeric", "tests.bad_graders:slow"])
 def test_a_candidate_that_kills_three_engines_is_set_aside_counted_and_not_tried_again(
-    tmp_path, ray_address
+    tmp_path, ray_address, grader
 ):
+    """Whether it runs by itself, or while the answers of the one before it are being graded."""
     seed, _ = candidate_hash(0, 0, 5)
-    config = runs.workspace(tmp_path, **{"engine.options.fatal": f"[{seed}]"})
+    changes = {"engine.options.fatal": f"[{seed}]", "task.grader": grader}
+    config = runs.workspace(tmp_path, **changes)
     code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
     assert code == 0, err
     assert err.count("set aside: r0c5 on support (its engine was lost") == 1
