@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -45,6 +48,7 @@ def parse_config(
         config.run.from_rewards = "."
     if given.print_config:
         sys.stdout.write(configuration.to_yaml(config))
+        sys.stdout.flush()
         raise SystemExit(0)
     return config
 
@@ -74,6 +78,11 @@ def run_job(job: Callable[[], None]) -> NoReturn:
     logging.basicConfig(level=logging.INFO, handlers=[log_handler()])
     try:
         job()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except CorpError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
@@ -81,3 +90,13 @@ def run_job(job: Callable[[], None]) -> NoReturn:
         sys.stderr.write("stopped; the same command goes on from what is on disk\n")
         raise SystemExit(130) from None
     raise SystemExit(0)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output ends in a closed pipe (a job into `head`, say); if so it is let go."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in waiting.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

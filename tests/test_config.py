@@ -1,6 +1,7 @@
 """The configuration: every file in conf/ loads, overrides merge, and each mistake is one line that
 names field and value. Neither it nor the driver side brings torch along."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -265,6 +266,33 @@ def test_the_printed_configuration_loads_to_the_same_one(tmp_path, capsys):
     assert config.load(str(again)) == expected
     assert expected.perturb.exclude == ["a: b", "#c"]
     assert config.to_yaml(config.load(str(again))) == again.read_text()
+
+
+@pytest.mark.parametrize(
+    ("reads", "code"), [(True, 0), (False, 141)], ids=["a file", "closed pipe"]
+)
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["posttrain", "--config", str(CONF[0]), "--print-config"],
+        ["results", *map(str, sorted((ROOT / "docs/results/runs").iterdir()))],
+    ],
+    ids=["configuration", "tables"],
+)
+def test_whoever_stops_reading_ends_a_job_without_a_traceback(tmp_path, job, reads, code):
+    out, into = os.pipe()
+    os.close(out)
+    with open(into, "w") as pipe, (tmp_path / "out").open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", f"jobs.{job[0]}", *job[1:]],
+            cwd=ROOT,
+            stdout=file if reads else pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert bool((tmp_path / "out").stat().st_size) == reads
 
 
 def test_configuration_and_driver_side_import_neither_torch_nor_vllm():
