@@ -14,7 +14,7 @@ from typing import Any
 
 from corp_ray import config as configuration
 from corp_ray import parameters
-from corp_ray.doctor_grading import check_format, check_gold, check_wrong
+from corp_ray.doctor_grading import check_format, check_gold, check_shortcuts, check_wrong
 from corp_ray.doctor_splits import check_answers, check_gate, check_overlap
 from corp_ray.errors import CorpError
 from corp_ray.findings import OK, PROBLEM, WARNING, Finding
@@ -178,6 +178,7 @@ def _check_grading(patient: Patient, pool: RewardPool) -> Iterator[Finding]:
     seconds = time.monotonic() - begin
     yield from check_gold(examples, gold, grades)
     yield from check_wrong(task, examples, gold, pool.grade)
+    yield from check_shortcuts(examples, gold, pool.grade)
     yield from check_format(task, examples, gold, pool.grade)
     yield Finding(
         "speed", OK, f"{len(examples) / max(seconds, 1e-9):,.0f} answers graded per second"

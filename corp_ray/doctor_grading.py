@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ Grades = Callable[[Sequence[Example], Sequence[str]], list[Grade]]
 
 _EMPTY_WORDS = ("", "I do not know.")
 _TRIED = 50  # examples whose answers are exchanged or rewrapped
+_SHORTCUT = 0.10  # mean reward from which a text that took no thought deserves a warning
 # What prompts ask for, and the same answer written so.
 _FORMATS: dict[str, Callable[[str], str]] = {
     "\\boxed": lambda answer: f"The answer is \\boxed{{{answer}}}.",
@@ -92,6 +94,31 @@ def _graded_above(
         return []
     found = grades([e for e, _ in answers], [text for _, text in answers])
     return [answer for answer, grade in zip(answers, found, strict=True) if grade.reward > limit]
+
+
+def check_shortcuts(
+    examples: Sequence[Example], gold: Sequence[str], grades: Grades
+) -> Iterator[Finding]:
+    """What texts earn that take no thought: one answer to every question, and the question itself.
+
+    A search finds these before anything that is harder to learn, and no reward tells them apart.
+    """
+    ((common, _),) = Counter(gold).most_common(1)
+    always = _mean_reward(grades(examples, [common] * len(examples)))
+    echo = _mean_reward(grades(examples, [example.question for example in examples]))
+    text = (
+        f"mean reward on {len(examples)} examples for always writing {common[:40]!r}: {always:.3f}; "
+        f"for repeating the question: {echo:.3f}"
+    )
+    if max(always, echo) <= _SHORTCUT:
+        yield Finding("shortcuts", OK, text)
+        return
+    advice = "; a model can gain that much without solving any, so read what it writes"
+    yield Finding("shortcuts", WARNING, text + advice)
+
+
+def _mean_reward(grades: Sequence[Grade]) -> float:
+    return sum(grade.reward for grade in grades) / len(grades)
 
 
 def check_format(

@@ -229,6 +229,24 @@ def test_a_grader_that_takes_everything_is_found(model, tmp_path):
     assert wrong[-1].startswith("50 of 50 answers to another question are graded 1")
 
 
+def test_what_is_earned_without_thought_is_measured(model, tmp_path):
+    """A number that stands last in its question, and answers of which three in four are 1."""
+    (finding,) = (f for f in findings(model, rows(tmp_path)) if f.check == "shortcuts")
+    assert finding.level == WARNING
+    assert re.search(r"on 80 examples for always writing '\d+': 0\.01[23]; ", finding.text)
+    assert "for repeating the question: 1.000; a model can gain that much" in finding.text
+    path = rows(tmp_path, question="How many letters has word {n} on page 999?")
+    (finding,) = (f for f in findings(model, path) if f.check == "shortcuts")
+    assert finding.level == OK and finding.text.endswith("repeating the question: 0.000")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["answer"] = "1" if number % 4 else "2"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (finding,) = (f for f in findings(model, path) if f.check == "shortcuts")
+    assert finding.level == WARNING
+    assert "on 80 examples for always writing '1': 0.750; " in finding.text
+
+
 def test_a_grader_that_fails_is_found_with_its_reason(model, tmp_path):
     found = findings(model, rows(tmp_path), **{"task.grader": "tests.test_doctor:impatient"})
     assert any(
