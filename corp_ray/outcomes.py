@@ -5,6 +5,7 @@ Pure numpy over evaluations of one split. See docs/method.md, "Diagnosis".
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from corp_ray.records import OUTCOMES, Evaluation
+
+_NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*")
+_WORD = 16  # characters of a word in an opening
 
 
 def by_sigma(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -100,3 +104,51 @@ def summarise_outcomes(
     found["best"] = {"id": best.candidate.id, **gain_by_outcome(center, [best])}
     found["elite"] = gain_by_outcome(center, elite)
     return found
+
+
+def opening(text: str) -> str:
+    """The first two words of an answer, numbers as #, long words cut; empty for a blank one."""
+    words = [_NUMBER.sub("#", word) for word in text.split(maxsplit=2)[:2]]
+    return " ".join(word if len(word) <= _WORD else word[: _WORD - 1] + "…" for word in words)
+
+
+def openings(before: Evaluation, after: Evaluation, shown: int = 5) -> list[dict[str, Any]]:
+    """How answers begin before and after an update, and what each beginning earns.
+
+    Per `opening` and side its share of the examples and their mean reward (None for no example);
+    `gain` is what an opening adds to the gain in mean reward, as share times mean after less
+    before, so that the lines add up to it. Those of the largest share on either side, then one line
+    (`opening` None) for all others. Empty when an evaluation has no texts.
+    """
+    if not before.texts or not after.texts:
+        return []
+    sides = {"before": _by_opening(before), "after": _by_opening(after)}
+    largest = Counter({key: len(rewards) for key, rewards in sides["before"].items()})
+    largest |= Counter({key: len(rewards) for key, rewards in sides["after"].items()})
+    ordered = [key for key, _ in sorted(largest.items(), key=lambda item: (-item[1], item[0]))]
+    lines: list[tuple[str | None, list[str]]] = [(key, [key]) for key in ordered[:shown]]
+    if ordered[shown:]:
+        lines.append((None, ordered[shown:]))
+    found = []
+    for name, keys in lines:
+        earned = {side: [r for key in keys for r in by.get(key, ())] for side, by in sides.items()}
+        found.append(
+            {
+                "opening": name,
+                **{side: _share(rewards, len(before.rewards)) for side, rewards in earned.items()},
+                "gain": (sum(earned["after"]) - sum(earned["before"])) / len(before.rewards),
+            }
+        )
+    return found
+
+
+def _by_opening(evaluation: Evaluation) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for text, reward in zip(evaluation.texts, evaluation.rewards, strict=True):
+        found.setdefault(opening(text), []).append(reward)
+    return found
+
+
+def _share(rewards: Sequence[float], examples: int) -> dict[str, float | None]:
+    mean = sum(rewards) / len(rewards) if rewards else None
+    return {"share": len(rewards) / examples, "mean": mean}

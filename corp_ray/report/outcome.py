@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from corp_ray.outcomes import openings
 from corp_ray.records import Evaluation
 from corp_ray.report.members import Row, decided_by, of_round
 from corp_ray.scored_run import ScoredRun
@@ -164,6 +165,7 @@ def _flips(run: ScoredRun, split: str, before: Evaluation, after: Evaluation) ->
         "fixes": len(fixes),
         "regressions": len(regressions),
         "unchanged": len(delta) - len(fixes) - len(regressions),
+        "openings": openings(before, after),
         "shown": [
             {
                 "change": "fix" if delta[at] > 0 else "regression",

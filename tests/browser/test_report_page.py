@@ -159,6 +159,25 @@ def test_the_tables_of_a_diagnosis_hold_its_numbers_and_names(browser, root):
             assert name[:20] == one["name"][:20].replace("\x1b", "␛")
 
 
+def test_how_answers_begin_is_what_report_json_says(browser, root):
+    flips = json.loads((root / "report/report.json").read_text())["flips"] or {"openings": []}
+    with opened(browser, root) as page:
+        rows = page.query_selector_all("#openings tbody tr")
+        assert len(rows) == len(flips["openings"])
+        for row, one in zip(rows, flips["openings"], strict=True):
+            name = row.query_selector("th").evaluate("one => one.textContent")
+            if one["opening"]:
+                assert name == "".join(
+                    chr(0x2400 + ord(c)) if c < " " else c for c in one["opening"]
+                )
+            cells = [shown(cell.inner_text().rstrip("% ")) for cell in row.query_selector_all("td")]
+            for at, side in ((0, "before"), (2, "after")):
+                assert cells[at] == pytest.approx(100 * one[side]["share"], abs=0.051)
+                mean = one[side]["mean"]
+                assert cells[at + 1] == (None if mean is None else pytest.approx(mean, abs=0.51e-3))
+            assert cells[4] == pytest.approx(100 * one["gain"], abs=0.051)
+
+
 _COLOURS = """() => {
   const at = (element, name) => getComputedStyle(element)[name];
   return {

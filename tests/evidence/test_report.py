@@ -177,6 +177,11 @@ def test_the_numbers_are_those_of_the_reward_table(finished):
         sum(r["seconds"] for r in first)
     )
     assert found["flips"]["fixes"] == np.sum(delta > 0) and found["flips"]["split"] == "test"
+    begun = found["flips"]["openings"]
+    assert sum(one["gain"] for one in begun) == pytest.approx(delta.mean())
+    numbers_alone = [text.strip("-0123456789") == "" for text in after["texts"]]
+    assert begun[0]["opening"] == "#"
+    assert begun[0]["after"]["share"] == pytest.approx(np.mean(numbers_alone))
     for one in found["flips"]["shown"]:
         assert one["text_after"] == after["texts"][one["position"]]
         assert one["reward_after"] - one["reward_before"] == delta[one["position"]] != 0
