@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,33 +112,40 @@ def opening(text: str) -> str:
     return " ".join(word if len(word) <= _WORD else word[: _WORD - 1] + "…" for word in words)
 
 
-def openings(before: Evaluation, after: Evaluation, shown: int = 5) -> list[dict[str, Any]]:
-    """How answers begin before and after an update, and what each beginning earns.
+def openings(sides: Mapping[str, Evaluation], shown: int = 5) -> list[dict[str, Any]]:
+    """How answers of models to the same examples begin, and what each beginning earns.
 
-    Per `opening` and side its share of the examples and their mean reward (None for no example);
-    `gain` is what an opening adds to the gain in mean reward, as share times mean after less
-    before, so that the lines add up to it. Those of the largest share on either side, then one line
-    (`opening` None) for all others. Empty when an evaluation has no texts.
+    Per `opening` and side: its share of the examples, their mean reward (None for no example), and
+    `gain`, what the opening adds to the side's gain in mean reward over the first side, as share
+    times mean less the first side's; a side's gains add up to its whole gain. Those of the largest
+    share on any side, then one line (`opening` None) for all others. Empty when a side has no texts.
     """
-    if not before.texts or not after.texts:
+    if not all(evaluation.texts for evaluation in sides.values()):
         return []
-    sides = {"before": _by_opening(before), "after": _by_opening(after)}
-    largest = Counter({key: len(rewards) for key, rewards in sides["before"].items()})
-    largest |= Counter({key: len(rewards) for key, rewards in sides["after"].items()})
+    earned = {side: _by_opening(evaluation) for side, evaluation in sides.items()}
+    largest: Counter[str] = Counter()
+    for by in earned.values():
+        largest |= Counter({key: len(rewards) for key, rewards in by.items()})
     ordered = [key for key, _ in sorted(largest.items(), key=lambda item: (-item[1], item[0]))]
     lines: list[tuple[str | None, list[str]]] = [(key, [key]) for key in ordered[:shown]]
     if ordered[shown:]:
         lines.append((None, ordered[shown:]))
+    examples = len(next(iter(sides.values())).rewards)
     found = []
     for name, keys in lines:
-        earned = {side: [r for key in keys for r in by.get(key, ())] for side, by in sides.items()}
-        found.append(
-            {
-                "opening": name,
-                **{side: _share(rewards, len(before.rewards)) for side, rewards in earned.items()},
-                "gain": (sum(earned["after"]) - sum(earned["before"])) / len(before.rewards),
+        of_line = {
+            side: [r for key in keys for r in by.get(key, ())] for side, by in earned.items()
+        }
+        first = sum(next(iter(of_line.values())))
+        line = {
+            side: {
+                "share": len(rewards) / examples,
+                "mean": sum(rewards) / len(rewards) if rewards else None,
+                "gain": (sum(rewards) - first) / examples,
             }
-        )
+            for side, rewards in of_line.items()
+        }
+        found.append({"opening": name, **line})
     return found
 
 
@@ -147,8 +154,3 @@ def _by_opening(evaluation: Evaluation) -> dict[str, list[float]]:
     for text, reward in zip(evaluation.texts, evaluation.rewards, strict=True):
         found.setdefault(opening(text), []).append(reward)
     return found
-
-
-def _share(rewards: Sequence[float], examples: int) -> dict[str, float | None]:
-    mean = sum(rewards) / len(rewards) if rewards else None
-    return {"share": len(rewards) / examples, "mean": mean}

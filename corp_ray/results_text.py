@@ -8,6 +8,7 @@ from typing import Any
 from corp_ray.errors import ConfigError
 
 MARK = "results"
+_SIDES = ("base", "best_single", "ungated")  # of answers
 
 
 def tables(results: Mapping[str, Any]) -> str:
@@ -82,6 +83,48 @@ def _gain_from(elite: Mapping[str, Any] | None, outcome: str) -> str:
     if elite is None:
         return "–"
     return f"{100 * elite['by_center_outcome'][outcome]['gain']:+.1f}"
+
+
+def answered(results: Mapping[str, Any]) -> str:
+    """The table of `results_answers.answers` as Markdown: of each run the opening that gains most."""
+    names = _short([one["task"] for one in results["rows"]])
+    rows = []
+    for one in results["rows"]:
+        lines, voters = one["openings"], one["voters"]
+        most = max(lines, key=lambda line: line["ungated"]["gain"]) if lines else None
+        rows.append(
+            (
+                names[one["task"]],
+                str(one["seed"]),
+                _beginning(most),
+                *("–" if most is None else _begun(most[side]) for side in _SIDES),
+                " / ".join(f"{voters[key]:.3f}" for key in ("mean", "best", "any")),
+            )
+        )
+    head = (
+        "task",
+        "seed",
+        "beginning",
+        "base: share, reward",
+        "K = 1: share, reward",
+        "update: share, reward",
+        "voters: mean / best / any",
+    )
+    return _table(head, rows)
+
+
+def _beginning(line: Mapping[str, Any] | None) -> str:
+    if line is None:
+        return "–"
+    if line["opening"] is None:
+        return "all others"
+    words = line["opening"].replace("`", "'").replace("|", "\\|") or "no text"
+    return f"`{words}`"
+
+
+def _begun(side: Mapping[str, float | None]) -> str:
+    mean = side["mean"]
+    return f"{100 * (side['share'] or 0.0):.0f} %, " + ("–" if mean is None else f"{mean:.3f}")
 
 
 def insert(page: str, text: str, mark: str = MARK) -> str:

@@ -4,7 +4,8 @@ Reads each run's report/compare.json (jobs.compare makes it). With `--against` a
 set against one of others, or of themselves, on the same tasks, seeds and items, such as an
 ablation: `python -m jobs.results runs/A --against runs/A --rows ungated reward_softmax`. With
 `--structure` the table is of the first rounds' populations: report/diagnosis.json of jobs.diagnose,
-or where that is not there what it would say. `--page` puts the tables between the marks of a
+or where that is not there what it would say. With `--answers` it is of how answers to the test items
+begin, and of what the voters solve. `--page` puts the tables between the marks of a
 Markdown page. Needs no Ray.
 """
 
@@ -13,15 +14,18 @@ import sys
 
 from corp_ray.cli import run_job
 from corp_ray.results import collect, pair, structure
+from corp_ray.results_answers import answers
 from corp_ray.results_files import comparisons_of, diagnoses_of, write
-from corp_ray.results_text import MARK, pairs, structures, tables
+from corp_ray.results_text import MARK, answered, pairs, structures, tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", help="run directories with a comparison")
-    parser.add_argument("--against", nargs="+", default=(), help="run directories to compare with")
-    parser.add_argument("--structure", action="store_true", help="the populations' diagnoses")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--against", nargs="+", default=(), help="run directories to compare with")
+    kind.add_argument("--structure", action="store_true", help="the populations' diagnoses")
+    kind.add_argument("--answers", action="store_true", help="how answers begin, from the rows")
     parser.add_argument(
         "--rows",
         nargs=2,
@@ -39,6 +43,9 @@ def main() -> None:
     if given.structure:
         results = structure(diagnoses_of(given.runs))
         text = structures(results)
+    elif given.answers:
+        results = answers(given.runs)
+        text = answered(results)
     elif given.against:
         results = pair(comparisons_of(given.runs), comparisons_of(given.against), *given.rows)
         text = pairs(results, *(given.names or given.rows))

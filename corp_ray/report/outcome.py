@@ -165,7 +165,7 @@ def _flips(run: ScoredRun, split: str, before: Evaluation, after: Evaluation) ->
         "fixes": len(fixes),
         "regressions": len(regressions),
         "unchanged": len(delta) - len(fixes) - len(regressions),
-        "openings": openings(before, after),
+        "openings": openings({"before": before, "after": after}),
         "shown": [
             {
                 "change": "fix" if delta[at] > 0 else "regression",

@@ -175,7 +175,7 @@ def test_how_answers_begin_is_what_report_json_says(browser, root):
                 assert cells[at] == pytest.approx(100 * one[side]["share"], abs=0.051)
                 mean = one[side]["mean"]
                 assert cells[at + 1] == (None if mean is None else pytest.approx(mean, abs=0.51e-3))
-            assert cells[4] == pytest.approx(100 * one["gain"], abs=0.051)
+            assert cells[4] == pytest.approx(100 * one["after"]["gain"], abs=0.051)
 
 
 _COLOURS = """() => {

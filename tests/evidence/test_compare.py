@@ -17,7 +17,9 @@ import pytest
 from corp_ray import config
 from corp_ray.comparison import check_texts
 from corp_ray.errors import ConfigError, RewardTableError
+from corp_ray.outcomes import opening
 from corp_ray.records import GRADED, Candidate, Center, Evaluation
+from corp_ray.results_answers import answers
 from tests import runs
 
 OWN, ENSEMBLE, VOTES = 24, 54, 6  # r0c52 is the best of 54, r0c14 of the first 24
@@ -136,6 +138,36 @@ def test_the_report_names_the_run_and_every_method(compared):
     decided = json.loads((folder / "runs/run/report/test.json").read_text())["test"]
     assert decided[-1]["mean"] == table.methods["committed"]["mean"]
     assert decided[1]["mean"] == table.methods["best_single_own"]["mean"]
+
+
+def test_answers_of_runs_are_those_of_their_rows(compared, tmp_path):
+    folder, table, _ = compared
+    (found,) = answers([str(folder / "runs/run")])["rows"]
+    names = {"base": table.base_row, "best_single": table.test_row(table.ranked()[0])}
+    names["ungated"] = table.test_row(table.chosen("ungated")["direction_digest"])
+    for name, row in names.items():
+        assert found["means"][name] == pytest.approx(table.methods[name]["mean"], abs=1e-12)
+        begun = Counter(map(opening, row["texts"]))
+        for line in found["openings"]:
+            if line["opening"] is not None:
+                assert line[name]["share"] == begun[line["opening"]] / 300
+        gain = table.methods[name]["mean"] - table.methods["base"]["mean"]
+        assert sum(line[name]["gain"] for line in found["openings"]) == pytest.approx(gain)
+    rewards = np.array([table.test_row(one)["rewards"] for one in table.ranked()[:VOTES]])
+    voters = found["voters"]
+    assert (voters["count"], voters["mean"]) == (VOTES, pytest.approx(rewards.mean()))
+    assert voters["best"] == pytest.approx(rewards.mean(axis=1).max())
+    assert voters["any"] == pytest.approx(np.mean(rewards.max(axis=0) == 1))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "runs/run", copy)
+    changed = json.loads((copy / "report/compare.json").read_text())
+    changed["rows"][0]["mean"] += 0.01
+    (copy / "report/compare.json").write_text(json.dumps(changed))
+    with pytest.raises(ConfigError, match=r"base has .* in the reward table"):
+        answers([str(copy)])
+    shutil.rmtree(copy / "rewards")
+    with pytest.raises(ConfigError, match="copy: no rows of a population"):
+        answers([str(copy)])
 
 
 def test_single_models_have_the_rewards_of_their_rows(compared):

@@ -178,7 +178,7 @@ def test_the_numbers_are_those_of_the_reward_table(finished):
     )
     assert found["flips"]["fixes"] == np.sum(delta > 0) and found["flips"]["split"] == "test"
     begun = found["flips"]["openings"]
-    assert sum(one["gain"] for one in begun) == pytest.approx(delta.mean())
+    assert sum(one["after"]["gain"] for one in begun) == pytest.approx(delta.mean())
     numbers_alone = [text.strip("-0123456789") == "" for text in after["texts"]]
     assert begun[0]["opening"] == "#"
     assert begun[0]["after"]["share"] == pytest.approx(np.mean(numbers_alone))

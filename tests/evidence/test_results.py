@@ -12,7 +12,7 @@ from corp_ray import config, population
 from corp_ray.diagnosis import diagnose
 from corp_ray.errors import ConfigError
 from corp_ray.results import collect, pair, structure
-from corp_ray.results_text import insert, pairs, structures, tables
+from corp_ray.results_text import answered, insert, pairs, structures, tables
 from corp_ray.scored_run import ScoredRun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -287,6 +287,45 @@ def test_the_published_tables_are_those_of_the_kept_runs():
         f"{row['task'].removeprefix('reasoning-gym ')}-{row['seed']}" for row in structured["rows"]
     ]
     assert rows == [path.name for path in KEPT]
+
+
+def test_the_published_answers_are_those_of_the_kept_runs():
+    found = json.loads((ROOT / "docs/results/answers.json").read_text())
+    page = (ROOT / "docs/results.md").read_text()
+    assert insert(page, answered(found), "answers") == page
+    assert len(found["rows"]) == len(RUNS)
+    for row, folder in zip(found["rows"], RUNS, strict=True):
+        report = json.loads((folder / "report/compare.json").read_text())
+        assert (row["task"], row["seed"]) == (report["task"], report["seed"])
+        means = {one["name"]: one["mean"] for one in report["rows"]}
+        assert row["means"] == {name: means[name] for name in row["means"]}
+        for name, mean in row["means"].items():
+            parts = [one[name]["share"] * (one[name]["mean"] or 0.0) for one in row["openings"]]
+            assert sum(parts) == pytest.approx(mean, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("openings", "cells"),
+    [
+        (
+            [("A b", 0.5, 0.25, 0.1), (None, 0.5, None, 0.2)],
+            "| all others | 50 %, – | 50 %, – | 50 %, – |",
+        ),
+        ([("", 1.0, 0.25, 0.1)], "| `no text` | 100 %, 0.250 | 100 %, 0.250 | 100 %, 0.250 |"),
+        ([("a|`b`", 1.0, 0.5, 0.1)], "| `a\\|'b'` | 100 %, 0.500 | 100 %, 0.500 | 100 %, 0.500 |"),
+        ([], "| – | – | – | – |"),
+    ],
+)
+def test_the_beginning_that_gains_most_is_shown(openings, cells):
+    names = ("base", "best_single", "ungated")
+    lines = [
+        {"opening": text, **{n: {"share": s, "mean": m, "gain": g} for n in names}}
+        for text, s, m, g in openings
+    ]
+    voters = {"count": 2, "mean": 0.1, "best": 0.2, "any": 0.3}
+    row = {"task": "add", "seed": 3, "means": {}, "openings": lines, "voters": voters}
+    line = answered({"rows": [row]}).splitlines()[-1]
+    assert line == f"| add | 3 {cells} 0.100 / 0.200 / 0.300 |"
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
