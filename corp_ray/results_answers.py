@@ -6,7 +6,9 @@ no candidate solves. Reads run directories with a comparison and its rows; needs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,15 +25,17 @@ FORMAT = "corp_ray answers 1"
 
 def answers(addresses: Sequence[str]) -> dict[str, Any]:
     """Per run: `openings` of base, best single candidate and round 0's update before the gate (see
-    `outcomes.openings`), and of the `voters` their count, mean and best reward, and the share of
-    items that any of them solves.
+    `outcomes.openings`); of the `voters` their count, mean and best reward, and the share of items
+    that any of them solves; and of all `items`, and of the update's `fixes`, how many have an answer
+    that needs no thought, since it is the most frequent one or stands in the question.
 
     Errors: ConfigError for a run without a comparison, or without the rows that it rests on.
     """
     found = []
     for address, compared in comparisons_of(addresses).items():
         means = {row["name"]: row for row in compared["rows"]}
-        models, voters = _rows(address, compared, means)
+        run = ScoredRun(address)
+        models, voters = _rows(run, compared, means)
         rewards_KE = np.array([voter.rewards for voter in voters])
         found.append(
             {
@@ -45,18 +49,48 @@ def answers(addresses: Sequence[str]) -> dict[str, Any]:
                     "best": float(np.max(np.mean(rewards_KE, axis=1))),
                     "any": 1.0 - solved_shares(rewards_KE)["none"],
                 },
+                **_thoughtless(run.questions("test"), models["base"], models["ungated"]),
             }
         )
     found.sort(key=lambda one: (one["task"], one["seed"]))
     return {"format": FORMAT, "rows": found}
 
 
+def _thoughtless(
+    questions: Sequence[Mapping[str, str]], base: Evaluation, update: Evaluation
+) -> dict[str, Any]:
+    """`items` and `fixes`: how many there are, with the most frequent answer, with one that stands
+    in the question. Nothing for a run that has not kept its questions."""
+    if len(questions) != len(base.rewards):
+        return {"common": None, "items": None, "fixes": None}
+    ((common, _),) = Counter(one["answer"] for one in questions).most_common(1)
+    frequent = np.array([one["answer"] == common for one in questions])
+    stands = np.array([_stands(one["answer"], one["question"]) for one in questions])
+    fixed = np.array(update.rewards) > np.array(base.rewards)
+    return {
+        "common": common,
+        **{
+            name: {
+                "count": int(np.sum(those)),
+                "common": int(np.sum(frequent & those)),
+                "in_question": int(np.sum(stands & those)),
+            }
+            for name, those in (("items", np.ones_like(fixed)), ("fixes", fixed))
+        },
+    }
+
+
+def _stands(answer: str, question: str) -> bool:
+    """Whether an answer is in the question, not as a part of a longer word or number."""
+    return bool(re.search(rf"(?<![\w.]){re.escape(answer)}(?![\w]|\.\d)", question))
+
+
 def _rows(
-    address: str, compared: dict[str, Any], rows: dict[str, dict[str, Any]]
+    run: ScoredRun, compared: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Evaluation], list[Evaluation]]:
     """Evaluations on the test split of base, best single and update, by the comparison's names,
     and of the voters, best first."""
-    run = ScoredRun(address)
+    address = run.address
     population = run.population(0, compared["ensemble_population"])
     if not population or not rows.get("ungated", {}).get("chosen"):
         raise ConfigError(f"{address}: no rows of a population and its update to read answers from")

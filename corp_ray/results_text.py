@@ -99,6 +99,7 @@ def answered(results: Mapping[str, Any]) -> str:
                 _beginning(most),
                 *("–" if most is None else _begun(most[side]) for side in _SIDES),
                 " / ".join(f"{voters[key]:.3f}" for key in ("mean", "best", "any")),
+                *(_thoughtless(one[what]) for what in ("items", "fixes")),
             )
         )
     head = (
@@ -109,6 +110,8 @@ def answered(results: Mapping[str, Any]) -> str:
         "K = 1: share, reward",
         "update: share, reward",
         "voters: mean / best / any",
+        "items / most frequent answer / answer in the question",
+        "update's fixes, the same",
     )
     return _table(head, rows)
 
@@ -125,6 +128,12 @@ def _beginning(line: Mapping[str, Any] | None) -> str:
 def _begun(side: Mapping[str, float | None]) -> str:
     mean = side["mean"]
     return f"{100 * (side['share'] or 0.0):.0f} %, " + ("–" if mean is None else f"{mean:.3f}")
+
+
+def _thoughtless(counts: Mapping[str, int] | None) -> str:
+    if counts is None:
+        return "–"
+    return " / ".join(str(counts[key]) for key in ("count", "common", "in_question"))
 
 
 def insert(page: str, text: str, mark: str = MARK) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from corp_ray.comparison import check_texts
 from corp_ray.errors import ConfigError, RewardTableError
 from corp_ray.outcomes import opening
 from corp_ray.records import GRADED, Candidate, Center, Evaluation
-from corp_ray.results_answers import answers
+from corp_ray.results_answers import _thoughtless, answers
 from tests import runs
 
 OWN, ENSEMBLE, VOTES = 24, 54, 6  # r0c52 is the best of 54, r0c14 of the first 24
@@ -158,6 +159,11 @@ def test_answers_of_runs_are_those_of_their_rows(compared, tmp_path):
     assert (voters["count"], voters["mean"]) == (VOTES, pytest.approx(rewards.mean()))
     assert voters["best"] == pytest.approx(rewards.mean(axis=1).max())
     assert voters["any"] == pytest.approx(np.mean(rewards.max(axis=0) == 1))
+    # "say 7" has the answer 7, which no other question has.
+    gained = np.array(names["ungated"]["rewards"]) > np.array(table.base_row["rewards"])
+    assert found["items"] == {"count": 300, "common": 1, "in_question": 300}
+    assert found["fixes"]["in_question"] == found["fixes"]["count"] == gained.sum() > 0
+    assert found["fixes"]["common"] <= 1
     copy = tmp_path / "copy"
     shutil.copytree(folder / "runs/run", copy)
     changed = json.loads((copy / "report/compare.json").read_text())
@@ -168,6 +174,25 @@ def test_answers_of_runs_are_those_of_their_rows(compared, tmp_path):
     shutil.rmtree(copy / "rewards")
     with pytest.raises(ConfigError, match="copy: no rows of a population"):
         answers([str(copy)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "stands"),
+    [
+        ("7", "say 7", True),
+        ("7", "say 77 and 17", False),
+        ("7", "say 7.5 or 0.7", False),
+        ("7", "is it 7.", True),
+        ("-1", "-3, -1, ?", True),
+        ("a.c", "abc", False),
+    ],
+)
+def test_an_answer_stands_in_a_question_as_a_whole_word(answer, question, stands):
+    base = Evaluation(Candidate("center", "center", 0), "d", "test", (0.0,), (GRADED,), 0, 0.0, "")
+    after = replace(base, rewards=(1.0,))
+    found = _thoughtless([{"answer": answer, "question": question}], base, after)
+    assert found["fixes"] == {"count": 1, "common": 1, "in_question": int(stands)}
+    assert _thoughtless([], base, after)["fixes"] is None
 
 
 def test_single_models_have_the_rewards_of_their_rows(compared):

@@ -324,8 +324,9 @@ def test_the_beginning_that_gains_most_is_shown(openings, cells):
     ]
     voters = {"count": 2, "mean": 0.1, "best": 0.2, "any": 0.3}
     row = {"task": "add", "seed": 3, "means": {}, "openings": lines, "voters": voters}
+    row |= {"items": {"count": 9, "common": 4, "in_question": 2}, "fixes": None}
     line = answered({"rows": [row]}).splitlines()[-1]
-    assert line == f"| add | 3 {cells} 0.100 / 0.200 / 0.300 |"
+    assert line == f"| add | 3 {cells} 0.100 / 0.200 / 0.300 | 9 / 4 / 2 | – |"
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
