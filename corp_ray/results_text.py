@@ -18,15 +18,13 @@ def tables(results: Mapping[str, Any]) -> str:
 
 def pairs(results: Mapping[str, Any], name: str, against: str) -> str:
     """The table of `results.pair` as Markdown; `name` and `against` head its columns."""
-    names = _short([one["task"] for one in results["rows"]])
     rows = [
         (
-            names[one["task"]],
-            str(one["seed"]),
+            *place,
             *(f"{one[key]:.3f}" for key in ("base", "mean", "against")),
             f"{100 * one['difference']:+.1f}",
         )
-        for one in results["rows"]
+        for place, one in zip(_places(results["rows"]), results["rows"], strict=True)
     ]
     amounts = [
         _amount(results[f"mean_{key}"])
@@ -87,15 +85,13 @@ def _gain_from(elite: Mapping[str, Any] | None, outcome: str) -> str:
 
 def answered(results: Mapping[str, Any]) -> str:
     """The table of `results_answers.answers` as Markdown: of each run the opening that gains most."""
-    names = _short([one["task"] for one in results["rows"]])
     rows = []
-    for one in results["rows"]:
+    for place, one in zip(_places(results["rows"]), results["rows"], strict=True):
         lines, voters = one["openings"], one["voters"]
         most = max(lines, key=lambda line: line["ungated"]["gain"]) if lines else None
         rows.append(
             (
-                names[one["task"]],
-                str(one["seed"]),
+                *place,
                 _beginning(most),
                 *("–" if most is None else _begun(most[side]) for side in _SIDES),
                 " / ".join(f"{voters[key]:.3f}" for key in ("mean", "best", "any")),
@@ -125,9 +121,9 @@ def _beginning(line: Mapping[str, Any] | None) -> str:
     return f"`{words}`"
 
 
-def _begun(side: Mapping[str, float | None]) -> str:
-    mean = side["mean"]
-    return f"{100 * (side['share'] or 0.0):.0f} %, " + ("–" if mean is None else f"{mean:.3f}")
+def _begun(side: Mapping[str, Any]) -> str:
+    mean = "–" if side["mean"] is None else f"{side['mean']:.3f}"
+    return f"{100 * side['share']:.0f} %, {mean}"
 
 
 def _thoughtless(counts: Mapping[str, int] | None) -> str:
@@ -152,10 +148,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
-def _short(tasks: Sequence[str]) -> dict[str, str]:
-    """Each task without its arguments, where that still tells them apart."""
+def _places(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each row's task, without its arguments where that still tells tasks apart, and its seed."""
+    tasks = {row["task"] for row in rows}
     short = {task: task.partition(" {")[0] for task in tasks}
-    return short if len(set(short.values())) == len(short) else {task: task for task in tasks}
+    alike = len(set(short.values())) < len(tasks)
+    return [(row["task"] if alike else short[row["task"]], str(row["seed"])) for row in rows]
 
 
 def _amount(amount: Mapping[str, float | None]) -> str:
@@ -187,16 +185,15 @@ def gain_text(gain: float, low: float, high: float) -> str:
 
 
 def _by_run(results: Mapping[str, Any]) -> str:
-    rows, names = [], _short([one["task"] for one in results["rows"]])
-    for one in results["rows"]:
+    rows = []
+    for place, one in zip(_places(results["rows"]), results["rows"], strict=True):
         by = {row["name"]: row for row in one["rows"]}
         cells = [f"{by[name]['mean']:.3f}" for name in ("base", "best_single", "majority_vote")]
         ours = by["committed"]
         said = "abstained" if one["abstained"] else f"{ours['mean']:.3f}"
         rows.append(
             (
-                names[one["task"]],
-                str(one["seed"]),
+                *place,
                 *cells,
                 said,
                 gain_text(ours["gain"], ours["low"], ours["high"]),

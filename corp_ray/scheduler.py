@@ -215,7 +215,7 @@ class Scheduler:
         # wait here instead, for whichever engine is free first. What is blamed goes alone.
         for depth in range(1, self._policy.in_flight):
             for number, engine in self._engines.items():
-                if len(self._queue) <= len(self._engines) or self._blamed(self._queue[0]):
+                if len(self._queue) <= len(self._engines) or self._tasks[self._queue[0]].blamed:
                     break
                 if len(engine.calls) == depth and not any(map(self._suspect, engine.calls)):
                     made.append(self._call(self._queue.popleft(), number, now))
@@ -238,7 +238,7 @@ class Scheduler:
                 continue
             task = self._tasks[call.task]
             seen.add(call.task)
-            if self._blamed(call.task):
+            if task.blamed:
                 continue
             started = [c.started for c in task.calls if c.started is not None]
             if not started:
@@ -281,11 +281,8 @@ class Scheduler:
             self._tasks[call.task].calls.remove(call)
         return call
 
-    def _blamed(self, task: int) -> bool:
-        return self._tasks[task].blamed > 0
-
     def _suspect(self, call: Call) -> bool:
-        return call.batch == self._batch and self._blamed(call.task)
+        return call.batch == self._batch and self._tasks[call.task].blamed > 0
 
     def _lost(self, call: Call, blame: bool, alone: bool) -> bool:
         """Whether to give the task of a lost call up; else it is queued again, unless a copy runs."""
