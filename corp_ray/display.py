@@ -131,8 +131,15 @@ def _show_table(console: Console, rows: Sequence[Measured], title: str) -> None:
     console.print(table)
 
 
+class _Output(Console):
+    """Standard output; a pipe that nobody reads is the caller's to answer, as for all else printed."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what rich has caught
+
+
 def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
+    return _Output(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
 
 
 def show_evaluation(rows: Sequence[Measured]) -> None:

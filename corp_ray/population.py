@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from corp_ray import noise
 from corp_ray.direction import Direction, sparse_rows
 from corp_ray.records import Candidate
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,16 @@ def candidate_id(round_number: int, index: int) -> str:
 def number_of(identifier: str) -> int:
     """The index in `candidate_id`."""
     return int(identifier.rpartition("c")[2])
+
+
+def in_order(found: Iterable[tuple[str, Found]], size: int | None = None) -> list[Found]:
+    """What belongs to candidates, by their identifiers, in the population's order.
+
+    `size`: of the first so many candidates alone; a table may hold a larger population's too.
+    """
+    numbered = [(number_of(identifier), one) for identifier, one in found]
+    numbered.sort(key=lambda pair: pair[0])
+    return [one for number, one in numbered if size is None or number < size]
 
 
 def isotropic(run_seed: int, start: int, stop: int, sigmas: Sequence[float]) -> list[Candidate]:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from corp_ray.errors import ConfigError
-from corp_ray.population import number_of
+from corp_ray.population import in_order
 from corp_ray.records import OUTCOMES, VERIFIER_ERROR, WRONG_FORMAT, Evaluation
 from corp_ray.reward_parts import RewardParts
 from corp_ray.reward_rows import FirstOnly, Rows
@@ -150,13 +150,12 @@ def population_of(
     support: Sequence[Evaluation], round_number: int, size: int | None = None
 ) -> list[Evaluation]:
     """Those of a round's population among rows on support, in its order; see `ScoredRun.population`."""
-    numbered = [
-        (number_of(e.candidate.id), e)
+    found = (
+        (e.candidate.id, e)
         for e in support
         if e.candidate.kind == "candidate" and e.candidate.round == round_number
-    ]
-    numbered.sort(key=lambda pair: pair[0])
-    return [e for number, e in numbered if size is None or number < size]
+    )
+    return in_order(found, size)
 
 
 def rewards_of(evaluations: Sequence[Evaluation]) -> np.ndarray:

@@ -144,12 +144,6 @@ class Storage:
         """Folders directly in it, sorted; [] when it does not exist."""
         return sorted(name for name, is_file in self._files.entries(self._path) if not is_file)
 
-    def clean(self) -> None:
-        """Remove the temporary files that writers left which were killed."""
-        for name, is_file in self._files.entries(self._path):
-            if is_file and _is_temporary(name):
-                self.remove(name)
-
     def make(self) -> None:
         self._files.make(self._path)
 

@@ -274,17 +274,21 @@ def test_the_printed_configuration_loads_to_the_same_one(tmp_path, capsys):
 @pytest.mark.parametrize(
     "job",
     [
-        ["posttrain", "--config", str(CONF[0]), "--print-config"],
-        ["results", *map(str, sorted((ROOT / "docs/results/runs").iterdir()))],
+        ["-m", "jobs.posttrain", "--config", str(CONF[0]), "--print-config"],
+        ["-m", "jobs.results", *map(str, sorted((ROOT / "docs/results/runs").glob("*-0")))],
+        [
+            "-c",
+            "from corp_ray import cli, display\ncli.run_job(lambda: display.show_evaluation([]))",
+        ],
     ],
-    ids=["configuration", "tables"],
+    ids=["configuration", "tables", "a table of rich"],
 )
 def test_whoever_stops_reading_ends_a_job_without_a_traceback(tmp_path, job, reads, code):
     out, into = os.pipe()
     os.close(out)
     with open(into, "w") as pipe, (tmp_path / "out").open("w") as file:
         done = subprocess.run(
-            [sys.executable, "-m", f"jobs.{job[0]}", *job[1:]],
+            [sys.executable, *job],
             cwd=ROOT,
             stdout=file if reads else pipe,
             stderr=subprocess.PIPE,

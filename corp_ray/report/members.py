@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corp_ray.population import number_of
+from corp_ray.population import in_order
 
 Row = Mapping[str, Any]  # as `ScoredRun.scores` gives them
 
@@ -18,16 +18,15 @@ def members(
     Without a `size` all of them. `center`: the digest of the weights they perturb, where known; an
     extended run has perturbed others too.
     """
-    found = [
-        (number_of(row["id"]), row)
+    found = (
+        (row["id"], row)
         for row in rows
         if row["split"] == "support"
         and row["kind"] == "candidate"
         and row["round"] == round_number
         and center in (None, row["center"])
-    ]
-    found.sort(key=lambda pair: pair[0])
-    return [row for number, row in found if size is None or number < size]
+    )
+    return in_order(found, size)
 
 
 def of_round(rows: Sequence[Row], one: Mapping[str, Any]) -> list[Row]:

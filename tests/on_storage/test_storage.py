@@ -201,9 +201,6 @@ def test_a_writer_killed_at_any_moment_leaves_no_half_file_in_sight(place, tmp_p
             assert all(whole((storage / "up").read_bytes(name)) for name in "abc")
             assert (storage / "up").names() == ["a", "b", "c", "z"]
     assert seen
-    storage.clean()
-    if storage.local is not None or kind == "renaming":
-        assert not list((tmp_path / "folder").glob(".*"))
 
 
 def test_a_storage_travels_as_its_url_and_without_credentials(s3, tmp_path):
