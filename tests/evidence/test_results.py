@@ -289,6 +289,18 @@ def test_the_published_tables_are_those_of_the_kept_runs():
     assert rows == [path.name for path in KEPT]
 
 
+def test_the_readme_says_what_the_results_say():
+    found = json.loads((ROOT / "docs/results.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    over = [found["mean_gain_over_base"], found["mean_gain_over_best_single"]]
+    amounts = [f"{one['points']:+.1f} ± {one['standard_error_points']:.1f}" for one in over]
+    assert f"over the base {amounts[0]} points" in readme
+    assert f"over the best single candidate of 400 {amounts[1]}, " in readme
+    share = found["share_of_ensemble_gain"]["points"]
+    assert f"{share:.0f} % of the gain of a vote of {found['votes']} models" in readme
+    assert f"abstained in {found['abstained']} of {found['runs']} runs" in readme
+
+
 def test_the_published_answers_are_those_of_the_kept_runs():
     found = json.loads((ROOT / "docs/results/answers.json").read_text())
     page = (ROOT / "docs/results.md").read_text()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import statistics
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -113,6 +116,44 @@ def test_transformers_may_judge_what_vllm_scored(config, ray_address):
         ("gate", judging),
         ("test", judging),
     }
+
+
+def test_a_comparison_is_that_of_the_rows_that_vllm_made(config, ray_address):
+    """Base, best single candidate and vote by hand; what is compared again is not scored again."""
+    command = (config, "run.id=compared", "ray.engines=1", "recentering.rounds=0")
+    command += ("compare.population=16", "compare.votes=3")
+    code, _, err = runs.run(*command, job="compare", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    folder = config.parent / "runs/compared"
+    made = (folder / "report/compare.json").read_text()
+    table = runs.rows(folder)
+    assert {row["engine"] for row in table} == {"vllm 0.32.0 float32 cpu tp1"}
+    (base,) = {row["center_digest"] for row in table if row["split"] == "support"}
+    population = [row for row in table if row["split"] == "support" and row["seeds"]]
+    assert len(population) == 16
+    population.sort(key=lambda row: (-row["mean_reward"], int(row["candidate_id"][3:])))
+    tested = {
+        row["direction_digest"]: row
+        for row in table
+        if row["split"] == "test" and row["center_digest"] == base
+    }
+    (center,) = [row for row in tested.values() if not row["seeds"]]
+    voters = [tested[row["direction_digest"]] for row in population[:3]]
+    vote = []
+    for at, texts in enumerate(zip(*(row["texts"] for row in voters), strict=True)):
+        counts = Counter(texts)
+        winner = next(k for k, text in enumerate(texts) if counts[text] == max(counts.values()))
+        vote.append(voters[winner]["rewards"][at])
+    means = {row["name"]: row["mean"] for row in json.loads(made)["rows"]}
+    assert {name: means[name] for name in ("base", "best_single", "majority_vote")} == {
+        "base": pytest.approx(statistics.fmean(center["rewards"]), abs=1e-12),
+        "best_single": pytest.approx(statistics.fmean(voters[0]["rewards"]), abs=1e-12),
+        "majority_vote": pytest.approx(statistics.fmean(vote), abs=1e-12),
+    }
+    code, _, err = runs.run(*command, job="compare", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert len(runs.rows(folder)) == len(table)
+    assert (folder / "report/compare.json").read_text() == made
 
 
 def test_smollm2_goes_through_and_is_taken_up_without_scoring_again(tmp_path, ray_address):
