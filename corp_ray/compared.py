@@ -39,9 +39,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The proposal that a method took, None for what it has no choice of."""
+    """The proposal that a method took, None for what it has no choice of; `direction` is its digest
+    in the reward table, where equal directions have one row."""
 
     id: str
+    direction: str
     quantile: float | None
     inverse_temperature: float | None
     step: float
@@ -120,6 +122,7 @@ def chosen_of(proposal: Proposal) -> Chosen:
     """A proposal as it is reported; NaN stands for a choice that its method does not have."""
     return Chosen(
         proposal.candidate.id,
+        proposal.candidate.digest,
         _or_none(proposal.quantile),
         _or_none(proposal.inverse_temperature),
         proposal.step,

@@ -84,6 +84,13 @@ def _without(table_NE: np.ndarray, u_NK: np.ndarray, v_KE: np.ndarray) -> np.nda
     return left_NE - (left_NE @ v_KE.T) @ v_KE
 
 
+def differ(rewards_NE: np.ndarray) -> bool:
+    """Whether rewards differ between candidates by more than rounding does."""
+    centered_NE = rewards_NE - np.mean(rewards_NE, axis=0)
+    floor = _NOTHING_LEFT * max(float(np.sum(rewards_NE**2)), 1e-300)
+    return float(np.sum(centered_NE**2)) > floor
+
+
 def count_components(
     rewards_NE: np.ndarray, *, permutations: int, rng: np.random.Generator
 ) -> Components:
@@ -95,10 +102,10 @@ def count_components(
     that for structure. So at most a share ALPHA of tables with r components are given more.
     Errors: ValueError for rewards that do not differ between candidates.
     """
+    if not differ(rewards_NE):
+        raise ValueError("rewards do not differ between candidates")
     centered_NE = rewards_NE - np.mean(rewards_NE, axis=0)
     total = float(np.sum(centered_NE**2))
-    if total <= _NOTHING_LEFT * max(float(np.sum(rewards_NE**2)), 1e-300):
-        raise ValueError("rewards do not differ between candidates")
     u_NK, singular, v_KE = np.linalg.svd(centered_NE, full_matrices=False)
     tests: list[Tested] = []
     remainder = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -150,3 +151,18 @@ def task_settings(task: TaskConfig) -> dict[str, Any]:
     else:
         names = "path question_field answer_field answer_pattern grader system_prompt"
     return {"kind": kind} | {name: getattr(task, name) for name in names.split()}
+
+
+def task_name(settings: Mapping[str, Any]) -> str:
+    """One line that names a task for people, from the arguments of `tasks.make_task`."""
+    kind = settings["kind"]
+    arguments = f" {json.dumps(settings['arguments'])}" if settings.get("arguments") else ""
+    if kind == "reasoning_gym":
+        return f"reasoning-gym {settings['dataset']}{arguments}"
+    name = PurePath(settings["path"]).name if settings["path"] else settings.get("dataset", "")
+    if kind == "rows":
+        return f"{name}, graded by {settings['grader']}"
+    if kind == "python_file":
+        return f"{name}{arguments}, a task of its own"
+    source = " ".join(word for word in (name, settings["subset"], settings["split"]) if word)
+    return f"{kind} of {source}" if source else kind

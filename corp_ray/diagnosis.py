@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from corp_ray import parameters
-from corp_ray.components import ALPHA, MOST, count_components
+from corp_ray.components import ALPHA, MOST, count_components, differ
 from corp_ray.consolidate import Consolidation, consolidate
 from corp_ray.direction import Direction, sparse_rows
 from corp_ray.errors import CheckpointError, ConfigError
@@ -50,6 +50,25 @@ class Round:
         if self.record is None or self.record["best"] is None:
             return None
         return next(p for p in self.record["proposals"] if p["id"] == self.record["best"])
+
+
+def file_of(round_number: int) -> str:
+    """Where a round's diagnosis lies in a run directory: round 0's is the one that others read."""
+    return FILE if round_number == 0 else f"report/diagnosis-{round_number}.json"
+
+
+def stored(run: ScoredRun) -> dict[str, Any] | None:
+    """report/diagnosis.json, where it is that of round 0 as it stands now; else None."""
+    document = run.document(FILE)
+    if document is None or document["round"] != 0:
+        return None
+    try:
+        found = read_round(run, 0)
+    except ConfigError:
+        return None
+    now = (len(found.candidates), len(found.candidates[0].rewards), found.record is not None)
+    then = (document["candidates"], document["examples"], document["equals_record"] is not None)
+    return document if then == now else None
 
 
 def read_round(run: ScoredRun, number: int) -> Round:
@@ -147,7 +166,7 @@ def _split_half(
     """The split-half analysis and the count of components; all None, with the reason, for rewards
     that do not differ between candidates."""
     empty = dict.fromkeys(("reliability", "direction_cosine", "subspace_overlap", "components"))
-    if not np.any(np.ptp(rewards_NE, axis=0) > 0):
+    if not differ(rewards_NE):
         return {**empty, "undefined": "no example's reward differs between candidates"}
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
     halves = split_half(
@@ -199,10 +218,10 @@ def diagnose(
     `rounding` reads the weights of the round's center. Errors: ConfigError for fewer than 4
     candidates or examples, too few permutations or halvings; CheckpointError for missing weights.
     """
-    if halvings < 1 or permutations < round(1 / ALPHA) - 1:
+    if halvings < 1 or permutations < round(1 / ALPHA) - 1 or seed < 0:
         raise ConfigError(
-            f"halvings={halvings}, permutations={permutations}: expected at least 1 and "
-            f"{round(1 / ALPHA) - 1}"
+            f"halvings={halvings}, permutations={permutations}, seed={seed}: expected at least 1, "
+            f"{round(1 / ALPHA) - 1} and 0"
         )
     found = read_round(run, round_number)
     settings = run.config["consolidation"]
@@ -240,10 +259,10 @@ def diagnose(
 
 def _center_folder(run: ScoredRun, found: Round) -> Path:
     """The local folder of the round's center. Errors: CheckpointError; ConfigError elsewhere."""
-    path = PurePosixPath(found.record["center"]["path"]) if found.record else None
-    if path is None or path.parent.name != "commits":
+    origin = next((one["center"]["digest"] for one in run.rounds() if one["round"] == 0), None)
+    if found.record is None or found.record["center"]["digest"] == origin:
         return parameters.resolve(run.config["model"]["path"])
-    folder = run.root / "commits" / path.name
+    folder = run.root / "commits" / PurePosixPath(found.record["center"]["path"]).name
     if folder.local is None:
         raise ConfigError(f"{folder}: the rounding of a step needs the center in a local folder")
     return folder.local

@@ -43,8 +43,9 @@ def by_sigma(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 def solved_shares(rewards_NE: np.ndarray) -> dict[str, float]:
     """Shares of examples by how many candidates solve them, that is, have reward 1."""
     solvers_E = np.sum(rewards_NE >= 1.0, axis=0)
-    none, every = np.mean(solvers_E == 0), np.mean(solvers_E == len(rewards_NE))
-    return {"none": float(none), "some": float(1 - none - every), "all": float(every)}
+    none_E, all_E = solvers_E == 0, solvers_E == len(rewards_NE)
+    parts = {"none": none_E, "some": ~(none_E | all_E), "all": all_E}
+    return {name: float(np.mean(part_E)) for name, part_E in parts.items()}
 
 
 def gain_by_outcome(center: Evaluation, candidates: Sequence[Evaluation]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def summarise_outcomes(
     """
     rewards_NE = np.array([e.rewards for e in evaluations])
     counts = Counter(outcome for e in evaluations for outcome in e.outcomes)
-    best = evaluations[int(np.argmax(np.mean(rewards_NE, axis=1)))]
+    best = max(evaluations, key=lambda e: e.mean)  # the first of equals
     found: dict[str, Any] = {
         "solved_by": solved_shares(rewards_NE),
         "counts": {outcome: counts[outcome] for outcome in OUTCOMES},

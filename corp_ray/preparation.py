@@ -106,18 +106,7 @@ class Prepared:
     @property
     def task_name(self) -> str:
         """One line that names the task for people."""
-        task, kind = self.task.task, self.task.task["kind"]
-        arguments = f" {json.dumps(task['arguments'])}" if task.get("arguments") else ""
-        if kind == "reasoning_gym":
-            return f"reasoning-gym {task['dataset']}{arguments}"
-        name = Path(task["path"]).name if task["path"] else task["dataset"]
-        if kind == "rows":
-            return f"{name}, graded by {task['grader']}"
-        if kind == "python_file":
-            return f"{name}{arguments}, a task of its own"
-        return " ".join(
-            word for word in (f"{kind} of {name}", task["subset"], task["split"]) if word
-        )
+        return configuration.task_name(self.task.task)
 
 
 def prepare(config: Config) -> Prepared:

@@ -7,6 +7,7 @@ amplitudes, texts and rewards, never weights.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,7 +132,8 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
-        return sum(self.rewards) / len(self.rewards)
+        """Equal for equal rewards in any order: ties stay ties."""
+        return math.fsum(self.rewards) / len(self.rewards)
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,9 @@ def collect(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         **{key: first[key] for key in _ALIKE},
         "runs": len(runs),
         "abstained": sum(one["abstained"] for one in runs),
-        "mean_gain_over_base": _amount([_mean(one, _OURS) - _mean(one, _BASE) for one in runs]),
-        "mean_gain_over_best_single": _amount(
-            [_mean(one, _OURS) - _mean(one, _SINGLE) for one in runs]
-        ),
-        "mean_ensemble_gain_over_base": _amount(
-            [_mean(one, _VOTE) - _mean(one, _BASE) for one in runs]
-        ),
+        "mean_gain_over_base": _amount(runs, _gains(runs, _OURS, _BASE)),
+        "mean_gain_over_best_single": _amount(runs, _gains(runs, _OURS, _SINGLE)),
+        "mean_ensemble_gain_over_base": _amount(runs, _gains(runs, _VOTE, _BASE)),
         "share_of_ensemble_gain": _share(runs),
         "methods": _methods(runs),
         "rows": runs,
@@ -98,6 +94,7 @@ def pair(
                 "base": _mean(own, _BASE),
                 "mean": means[0],
                 "against": means[1],
+                "against_base": _mean(other, _BASE),
                 "difference": means[0] - means[1],
             }
         )
@@ -108,9 +105,11 @@ def pair(
         "row": row,
         "against_row": against_row,
         "runs": len(rows),
-        "mean_gain_over_base": _amount([one["mean"] - one["base"] for one in rows]),
-        "mean_gain_of_the_other": _amount([one["against"] - one["base"] for one in rows]),
-        "mean_difference": _amount([one["difference"] for one in rows]),
+        "mean_gain_over_base": _amount(rows, [one["mean"] - one["base"] for one in rows]),
+        "mean_gain_of_the_other": _amount(
+            rows, [one["against"] - one["against_base"] for one in rows]
+        ),
+        "mean_difference": _amount(rows, [one["difference"] for one in rows]),
         "rows": rows,
     }
 
@@ -180,10 +179,26 @@ def _mean(one: Mapping[str, Any], name: str) -> float:
     return float(_row(one, name)["mean"])
 
 
-def _amount(gains: Sequence[float]) -> dict[str, float | None]:
-    """A mean over runs as a fraction and in points, with its standard error (None for one run)."""
+def _gains(runs: Sequence[Mapping[str, Any]], row: str, over: str) -> list[float]:
+    return [_mean(one, row) - _mean(one, over) for one in runs]
+
+
+def _amount(runs: Sequence[Mapping[str, Any]], gains: Sequence[float]) -> dict[str, float | None]:
+    """The mean of a gain per run as a fraction and in points, with its standard error.
+
+    Runs of one task share its items, so with several tasks the error is that of a mean of tasks
+    (clusters); with one task that of a mean of its runs. None for one run.
+    """
     mean = statistics.fmean(gains)
-    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
+    by_task: dict[str, float] = {}
+    for one, gain in zip(runs, gains, strict=True):
+        by_task[one["task"]] = by_task.get(one["task"], 0.0) + gain - mean
+    error = None
+    if len(by_task) > 1:
+        spread = math.sqrt(sum(off**2 for off in by_task.values()) / (len(by_task) - 1))
+        error = spread * math.sqrt(len(by_task)) / len(gains)
+    elif len(gains) > 1:
+        error = statistics.stdev(gains) / math.sqrt(len(gains))
     return {
         "fraction": mean,
         "points": 100 * mean,
@@ -193,8 +208,8 @@ def _amount(gains: Sequence[float]) -> dict[str, float | None]:
 
 def _share(runs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Mean gain over mean gain of the ensemble; None where the ensemble gained nothing."""
-    ours = statistics.fmean(_mean(one, _OURS) - _mean(one, _BASE) for one in runs)
-    theirs = statistics.fmean(_mean(one, _VOTE) - _mean(one, _BASE) for one in runs)
+    ours = statistics.fmean(_gains(runs, _OURS, _BASE))
+    theirs = statistics.fmean(_gains(runs, _VOTE, _BASE))
     share = ours / theirs if theirs > 0 else None
     return {"fraction": share, "points": None if share is None else 100 * share}
 
@@ -209,7 +224,7 @@ def _methods(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "name": row["name"],
                 "label": row["label"],
                 "mean": statistics.fmean(one["mean"] for one in each),
-                "gain": _amount([one["gain"] for one in each]),
+                "gain": _amount(runs, [one["gain"] for one in each]),
                 "above_base": sum(one["low"] > 0 for one in each),
                 "below_base": sum(one["high"] < 0 for one in each),
                 "forward_passes": statistics.fmean(one["forward_passes"] for one in each),

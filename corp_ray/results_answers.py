@@ -16,7 +16,7 @@ import numpy as np
 from corp_ray.baselines import ranking
 from corp_ray.errors import ConfigError
 from corp_ray.outcomes import openings, solved_shares
-from corp_ray.records import Evaluation
+from corp_ray.records import Candidate, Evaluation
 from corp_ray.results_files import comparisons_of
 from corp_ray.scored_run import ScoredRun
 
@@ -85,6 +85,12 @@ def _stands(answer: str, question: str) -> bool:
     return bool(re.search(rf"(?<![\w.]){re.escape(answer)}(?![\w]|\.\d)", question))
 
 
+def _direction(chosen: Mapping[str, Any], around: Sequence[Evaluation]) -> str:
+    """A chosen proposal's digest; comparisons made before it was kept there have its name alone."""
+    by_name = {e.candidate.id: e.candidate.digest for e in around}
+    return str(chosen.get("direction") or by_name.get(chosen["id"], ""))
+
+
 def _rows(
     run: ScoredRun, compared: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Evaluation], list[Evaluation]]:
@@ -95,10 +101,14 @@ def _rows(
     if not population or not rows.get("ungated", {}).get("chosen"):
         raise ConfigError(f"{address}: no rows of a population and its update to read answers from")
     origin = population[0].center_digest
-    tested = {e.candidate.id: e for e in run.evaluations("test") if e.center_digest == origin}
-    ranked = [population[at].candidate.id for at in ranking([e.mean for e in population])]
-    center = next((name for name, e in tested.items() if e.candidate.kind == "center"), "")
-    names = {"base": center, "best_single": ranked[0], "ungated": rows["ungated"]["chosen"]["id"]}
+    around = [e for e in run.evaluations("test") if e.center_digest == origin]
+    tested = {e.candidate.digest: e for e in around}
+    ranked = [population[at].candidate.digest for at in ranking([e.mean for e in population])]
+    names = {
+        "base": Candidate("", "center", 0).digest,
+        "best_single": ranked[0],
+        "ungated": _direction(rows["ungated"]["chosen"], around),
+    }
     missing = [name for name, own in names.items() if own not in tested]
     voters = [tested[voter] for voter in ranked[: compared["votes"]] if voter in tested]
     if not voters:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corp_ray.diagnosis import FILE, diagnose
+from corp_ray.diagnosis import diagnose, stored
 from corp_ray.errors import ConfigError
 from corp_ray.results_text import MARK, insert
 from corp_ray.scored_run import ScoredRun
@@ -26,11 +26,11 @@ def comparisons_of(addresses: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def diagnoses_of(addresses: Sequence[str]) -> list[tuple[str, int, dict[str, Any]]]:
-    """Task, seed and diagnosis of every run; one that has none yet is diagnosed."""
+    """Task, seed and diagnosis of every run's first round; one without is diagnosed."""
     found = []
     for address in addresses:
         run = ScoredRun(address)
-        diagnosis = run.document(FILE) or diagnose(run)
+        diagnosis = stored(run) or diagnose(run)
         found.append((read_status(address)["task"], run.config["run"]["seed"], diagnosis))
     return found
 

@@ -37,13 +37,12 @@ def pairs(results: Mapping[str, Any], name: str, against: str) -> str:
 def structures(results: Mapping[str, Any]) -> str:
     """The table of `results.structure` as Markdown."""
     rows = []
-    for one in results["rows"]:
+    for place, one in zip(_places(results["rows"]), results["rows"], strict=True):
         components, elite = one["components"], one["outcomes"]["elite"]
         solved = one["outcomes"]["solved_by"]
         rows.append(
             (
-                one["task"],
-                str(one["seed"]),
+                *place,
                 str(one["candidates"]),
                 _tested(one["reliability"]),
                 _tested(one["direction_cosine"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -89,13 +89,23 @@ class ScoredRun:
         """Every row on a split, each direction around a center once, in no particular order."""
         found: list[Evaluation] = []
         first = FirstOnly()
-        for _, table in RewardParts(self.root / "rewards").new(self._left_out):
-            chosen = table.filter(pa.compute.equal(table["split"], split))
-            chosen = first(chosen).combine_chunks()
+        for table in self._parts():
+            chosen = first(table.filter(pa.compute.equal(table["split"], split))).combine_chunks()
             if chosen.num_rows:
                 rows = Rows(chosen)
                 found += [rows.evaluation(at) for at in range(len(rows))]
         return found
+
+    def _parts(self) -> Iterator[pa.Table]:
+        """The reward table's parts, without those whose rows are not whole or contradict themselves."""
+        for part, table in RewardParts(self.root / "rewards").new(self._left_out):
+            try:
+                if table.num_rows:
+                    Rows(table)
+            except ValueError as error:
+                self._left_out(part.name, str(error))
+                continue
+            yield table
 
     def population(self, round_number: int = 0, size: int | None = None) -> list[Evaluation]:
         """The support rows of a round's population so far, in its order.
@@ -110,7 +120,7 @@ class ScoredRun:
         verifier errors it counts. Each direction around a center once, in no particular order."""
         found: list[dict[str, Any]] = []
         first = FirstOnly()
-        for _, table in RewardParts(self.root / "rewards").new(self._left_out):
+        for table in self._parts():
             found += _scores(first(table).combine_chunks())
         return found
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import PurePosixPath
+from dataclasses import fields, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -24,7 +23,7 @@ from corp_ray.records import Verdict
 from corp_ray.remaining import Measured, phase_left_s, run_left_s
 from corp_ray.round_record import describe_verdict
 from corp_ray.set_aside import FILE as SET_ASIDE
-from corp_ray.settings import Config
+from corp_ray.settings import Config, TaskConfig
 from corp_ray.storage import Storage
 from corp_ray.table_summary import TableSummary, summarise
 from corp_ray.tasks.splits import NAMES
@@ -144,9 +143,8 @@ def _restarts(root: Storage, progress: Mapping[str, Any] | None) -> int:
 
 
 def _task(task: Mapping[str, Any]) -> str:
-    if task["kind"] == "reasoning_gym":
-        return f"reasoning-gym {task['dataset']}"
-    return f"{PurePosixPath(task['path']).name}, graded by {task['grader']}"
+    known = {one.name: task[one.name] for one in fields(TaskConfig)}
+    return configuration.task_name(configuration.task_settings(TaskConfig(**known)))
 
 
 def _config(root: Storage) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Look into a run's rewards: `python -m jobs.diagnose runs/ID [--round 0] [--rounding] [--json]`.
 
 Is there structure that another half of the examples finds again, of which rank, where do gains come
-from, what is left of a step after rounding? Writes report/diagnosis.json into the run directory.
-Needs no Ray and no GPU; --rounding needs the round's center, a model folder.
+from, what is left of a step after rounding? Writes report/diagnosis.json into the run directory, for
+a later round report/diagnosis-<t>.json. Needs no Ray and no GPU; --rounding needs the round's center,
+a model folder.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import json
 import sys
 
 from corp_ray.cli import run_job
-from corp_ray.diagnosis import FILE, diagnose
+from corp_ray.diagnosis import diagnose, file_of
 from corp_ray.diagnosis_text import describe
 from corp_ray.scored_run import ScoredRun
 
@@ -36,7 +37,7 @@ def main() -> None:
         rounding=given.rounding,
         threads=given.threads,
     )
-    run.root.write_json(FILE, found)
+    run.root.write_json(file_of(given.round), found)
     sys.stdout.write(json.dumps(found) + "\n" if given.json else describe(found))
 
 

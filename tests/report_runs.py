@@ -106,6 +106,9 @@ def diagnosis() -> dict:
         return {"value": value, "null_mean": mean, "null_p95": p95, "p_value": p}
 
     return {
+        "round": 0,
+        "candidates": 24,
+        "equals_record": True,
         "reliability": one(0.81, 0.01, 0.34, 0.005),
         "direction_cosine": one(0.42, 0.05, 0.21, 0.005),
         "subspace_overlap": [

@@ -202,6 +202,26 @@ def test_a_run_that_has_only_begun_is_not_an_error(tmp_path, files):
     assert ("2 replaced" in out) == ("metrics.jsonl" in files)
 
 
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ({"kind": "rows", "path": "/a/t.jsonl", "grader": "numeric"}, "t.jsonl, graded by numeric"),
+        ({"dataset": "chain_sum"}, "reasoning-gym chain_sum"),
+        (
+            {"kind": "reasoning_gym", "dataset": "lcm", "arguments": {"numbers": 2}},
+            'reasoning-gym lcm {"numbers": 2}',
+        ),
+        ({"kind": "reasoning_gym", "path": "/a/my_task.py"}, "my_task.py, a task of its own"),
+        ({"kind": "gsm8k", "path": "/a/gsm8k_train.jsonl"}, "gsm8k of gsm8k_train.jsonl"),
+        ({"kind": "countdown", "dataset": "x/y", "split": "train"}, "countdown of x/y train"),
+        ({"kind": "mbpp"}, "mbpp"),
+    ],
+)
+def test_a_run_names_its_task_as_its_comparison_does(tmp_path, task, name):
+    (tmp_path / "config.yaml").write_text(json.dumps({"run": {"id": "r"}, "task": task}))
+    assert read_status(str(tmp_path))["task"] == name
+
+
 def test_a_part_that_cannot_be_read_counts_for_nothing(copy):
     rows = read_status(str(copy))["rows"]
     (copy / "rewards/part-broken.parquet").write_bytes(b"PAR1 nothing")

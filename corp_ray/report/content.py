@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from corp_ray import config as configuration
+from corp_ray.diagnosis import stored
 from corp_ray.report.cost import cost
-from corp_ray.report.members import Row, members, of_round
+from corp_ray.report.members import Row, is_ambiguous, members, of_round
 from corp_ray.report.outcome import flips, summary, tested_rows
 from corp_ray.report.verdict import verdict_sentence
 from corp_ray.scored_run import ScoredRun
@@ -29,7 +30,8 @@ def content(
     diagnose: Callable[[ScoredRun], dict[str, Any] | None] = lambda run: None,
 ) -> dict[str, Any]:
     """report.json's content as plain data without NaN. `status` as `status.read_status` gives it;
-    `diagnose` makes what report/diagnosis.json would hold where that is not there, or None."""
+    `diagnose` makes what report/diagnosis.json would hold where that is not there, or not of
+    round 0 as it stands; or None."""
     rows, rounds = run.scores(), run.rounds()
     answered = tested_rows(run, rounds)
     environment = run.document("environment.json") or {}
@@ -43,11 +45,11 @@ def content(
         "reason": status["reason"],
         "commits": status["commits"],
         "summary": summary(run, rows, rounds, answered),
-        "population": _population(run, rows, rounds),
+        "population": _population(run, rows),
         "rounds": _rounds(rows, rounds),
         "grids": [_grid(rows, one) for one in rounds if one["proposals"]],
         "gate": _looks(run, rounds),
-        "diagnosis": run.document("report/diagnosis.json") or diagnose(run),
+        "diagnosis": stored(run) or diagnose(run),
         "flips": flips(run, rounds, answered),
         "cost": cost(run, status, rows),
         "configuration": _configuration(run),
@@ -82,19 +84,17 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _center(rows: Sequence[Row], split: str, digest: str | None) -> float | None:
-    """The mean of the center with this digest on a split; of any center when there is no digest."""
+def _center(rows: Sequence[Row], split: str, digest: str) -> float | None:
+    """The mean of the center with this digest on a split."""
     means = [
         row["mean"]
         for row in rows
-        if row["kind"] == "center" and row["split"] == split and digest in (None, row["center"])
+        if row["kind"] == "center" and row["split"] == split and row["center"] == digest
     ]
     return means[0] if means else None
 
 
-def _population(
-    run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row]
-) -> dict[str, Any] | None:
+def _population(run: ScoredRun, rows: Sequence[Row]) -> dict[str, Any] | None:
     """Round 0's candidates with their rewards on support, and their spread at every sigma."""
     size = run.config.get("population", {}).get("size", Config().population.size)
     scored = members(rows, 0, size)
@@ -106,7 +106,7 @@ def _population(
         "size": size,
         "scored": len(scored),
         "examples": scored[0]["examples"],
-        "base": _center(rows, "support", rounds[0]["center"]["digest"] if rounds else None),
+        "base": _center(rows, "support", scored[0]["center"]),
         "best": {"id": best["id"], "mean": best["mean"], "sigma": best["sigma"]},
         "spread": spread([row["mean"] for row in scored]),
         "sigmas": [
@@ -122,7 +122,8 @@ def _population(
 def _rounds(rows: Sequence[Row], rounds: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for one in rounds:
-        means = [row["mean"] for row in of_round(rows, one)]
+        known = [] if is_ambiguous(rows, one) else of_round(rows, one)
+        means = [row["mean"] for row in known]
         found.append(
             {
                 "round": one["round"],

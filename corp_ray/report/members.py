@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corp_ray.population import in_order
 
 Row = Mapping[str, Any]  # as `ScoredRun.scores` gives them
+_SAME = 1e-9  # two means of the same rewards
 
 
 def members(
@@ -30,20 +32,48 @@ def members(
 
 
 def of_round(rows: Sequence[Row], one: Mapping[str, Any]) -> list[Row]:
-    """The population of a decided round, by its record."""
-    return members(rows, one["round"], one["population"], one["center"]["digest"])
+    """The population of a decided round, by its record; each candidate once.
+
+    A later round of an extended run may have been sampled twice around the same center, as other
+    directions under the same names: see `is_ambiguous`.
+    """
+    found = members(rows, one["round"], one["population"], one["center"]["digest"])
+    return list({row["id"]: row for row in found}.values())
+
+
+def is_ambiguous(rows: Sequence[Row], one: Mapping[str, Any]) -> bool:
+    """Whether rows of two populations have the names of a decided round's candidates."""
+    found = members(rows, one["round"], one["population"], one["center"]["digest"])
+    return len({row["id"] for row in found}) < len(found)
 
 
 def decided_by(rows: Sequence[Row], rounds: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows that decided a run: its populations, centers and proposals, and the gate's looks."""
     populations = [of_round(rows, one) for one in rounds]
     centers = {one["center"]["digest"] for one in rounds}
-    proposed = {(one["center"]["digest"], p["id"]) for one in rounds for p in one["proposals"]}
+    proposed = {
+        (one["center"]["digest"], p["id"]): p["validation"]
+        for one in rounds
+        for p in one["proposals"]
+    }
+    judged = {
+        (one["center"]["digest"], one["best"]): one["verdict"]["mean"]
+        for one in rounds
+        if one["verdict"]
+    }
+    gates = {r["center"]: r["mean"] for r in rows if r["kind"] == "center" and r["split"] == "gate"}
+
+    def belongs(row: Row) -> bool:
+        """Proposals of before an extension have the same names: they are told by their means."""
+        if row["kind"] == "center":
+            return True
+        key = (row["center"], row["id"])
+        if row["split"] == "gate":
+            gain = row["mean"] - gates.get(row["center"], math.nan)
+            return key in judged and abs(gain - judged[key]) < _SAME
+        return key in proposed and abs(row["mean"] - proposed[key]) < _SAME
+
     others = [
-        row
-        for row in rows
-        if row["split"] != "test"
-        and row["center"] in centers
-        and (row["kind"] == "center" or (row["center"], row["id"]) in proposed)
+        row for row in rows if row["split"] != "test" and row["center"] in centers and belongs(row)
     ]
     return [row for population in populations for row in population] + others

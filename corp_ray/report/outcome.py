@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from corp_ray.gate import paired_interval
 from corp_ray.outcomes import openings
 from corp_ray.records import Evaluation
 from corp_ray.report.members import Row, decided_by, of_round
@@ -34,11 +35,23 @@ def summary(
     compared = run.document("report/compare.json")
     if compared is not None:
         names = ("split", "examples", "population", "ensemble_population", "votes")
+        lines = [_LINE | one | _REFERENCE.get(one["name"], {}) for one in compared["rows"]]
+        # A comparison may have been made without the run, which was decided after it.
+        if "committed" not in {one["name"] for one in lines}:
+            own = _tested(run, rows, rounds, answered)
+            lines += [one for one in own["rows"] if one["name"] == "committed"] if own else []
         return {
             "source": "report/compare.json",
             **{name: compared.get(name) for name in names},
-            "rows": [_LINE | one | _REFERENCE.get(one["name"], {}) for one in compared["rows"]],
+            "rows": lines,
         }
+    return _tested(run, rows, rounds, answered)
+
+
+def _tested(
+    run: ScoredRun, rows: Sequence[Row], rounds: Sequence[Row], answered: Mapping[str, Evaluation]
+) -> dict[str, Any] | None:
+    """The table of report/test.json with what the reward table adds."""
     tested = run.document("report/test.json")
     if tested is None or not tested["test"]:
         return None
@@ -97,19 +110,27 @@ def tested_rows(run: ScoredRun, rounds: Sequence[Row]) -> dict[str, Evaluation]:
     table = (run.document("report/test.json") or {}).get("test", [])
     if not rounds or not table:
         return found
-    origin, means = rounds[0]["center"]["digest"], {one["name"]: one["mean"] for one in table}
-    for row in sorted(
-        run.evaluations("test"), key=lambda row: (row.center_digest, row.candidate.id)
-    ):
+    origin, lines = rounds[0]["center"]["digest"], {one["name"]: one for one in table}
+    rows = sorted(run.evaluations("test"), key=lambda row: (row.center_digest, row.candidate.id))
+    centers = [row for row in rows if row.candidate.kind == "center"]
+    base = next((row for row in centers if row.center_digest == origin), None)
+    for row in rows:
         name = None
         if row.candidate.kind == "center":
-            # A run that was extended has tested earlier commits too: their means differ.
+            # A run that was extended has tested earlier commits too: their numbers differ.
             name = "base" if row.center_digest == origin else "committed"
         elif row.candidate.id == rounds[0]["support"]["best"]["id"]:
             name = "best single"
-        if name is not None and name in means and abs(row.mean - means[name]) < 1e-12:
+        if name and name in lines and base and _is_line(lines[name], base, row):
             found.setdefault(name, row)
     return found
+
+
+def _is_line(line: Row, base: Evaluation, row: Evaluation) -> bool:
+    """Whether a line of the test table has a row's mean, and its gain over the base with interval."""
+    named = [line["mean"], *(line[name] for name in ("gain", "low", "high"))]
+    own = [row.mean, *paired_interval(base.rewards, row.rewards)]
+    return bool(np.allclose(named, own, rtol=0, atol=1e-12, equal_nan=True))
 
 
 def _judged(run: ScoredRun, rounds: Sequence[Row]) -> tuple[Evaluation, Evaluation, Row] | None:

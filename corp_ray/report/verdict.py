@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corp_ray.progress import RUNNING
+from corp_ray.progress import ENDED, FAILED, RUNNING
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
@@ -18,24 +18,30 @@ def points(value: float) -> str:
 def verdict_sentence(content: Mapping[str, Any]) -> str:
     """What the gate decided and why, from report.json's other parts."""
     rounds, looks = content["rounds"], content["gate"]
-    running = content["state"] == RUNNING
     accepted = [one for one in rounds if one["accepted"]]
     if not rounds:
-        return _undecided(content, running)
+        return _undecided(content) + _waiting(content)
     current = [look for look in looks if not look["superseded"]]
     if accepted:
-        return _accepted(rounds, accepted, current) + _tested(content)
-    verb = "No update was accepted so far" if running else "Abstained: the base model stands"
-    return f"{verb}, because {_reason(rounds[-1], current)}."
+        return _accepted(rounds, accepted, current) + _tested(content) + _waiting(content)
+    ended = content["state"] == ENDED
+    verb = "Abstained: the base model stands" if ended else "No update was accepted so far"
+    return f"{verb}, because {_reason(rounds[-1], current)}.{_waiting(content)}"
 
 
-def _undecided(content: Mapping[str, Any], running: bool) -> str:
+def _undecided(content: Mapping[str, Any]) -> str:
     population = content["population"]
     scored = f"{population['scored']:,} of {population['size']:,}" if population else "no"
-    waiting = "" if running else " The run is not at work now; the same command takes it up again."
-    if content["state"] == "failed":
-        waiting = f" The run failed: {content['reason']}"
-    return f"Nothing is decided yet: {scored} candidates have a reward.{waiting}"
+    return f"Nothing is decided yet: {scored} candidates have a reward."
+
+
+def _waiting(content: Mapping[str, Any]) -> str:
+    """Whether anything is to come, of a run that has no end yet."""
+    if content["state"] == FAILED:
+        return f" The run failed: {content['reason']}"
+    if content["state"] == RUNNING or (content["state"] == ENDED and content["rounds"]):
+        return ""
+    return " The run is not at work now; the same command takes it up again."
 
 
 def _accepted(
@@ -56,8 +62,11 @@ def _accepted(
                 f"the {name} update: {gain}, {look['fixes']:,} fixed, "
                 f"{look['regressions']:,} broken"
             )
-    rejected = len(rounds) - len(accepted)
-    tail = f"; {rejected} later {'round' if rejected == 1 else 'rounds'} changed nothing"
+    rejected = [one["round"] for one in rounds if not one["accepted"]]
+    which = "later" if all(number > accepted[-1]["round"] for number in rejected) else "other"
+    tail = (
+        f"; {len(rejected)} {which} {'round' if len(rejected) == 1 else 'rounds'} changed nothing"
+    )
     return f"The gate accepted {', and '.join(parts)}{tail if rejected else ''}."
 
 
@@ -83,8 +92,10 @@ def _reason(one: Mapping[str, Any], looks: Sequence[Mapping[str, Any]]) -> str:
     gain = f"{points(look['mean'])} points on {look['examples']:,} held-out items"
     if look["mean"] <= 0:
         return f"the best proposal gained nothing at the gate ({gain})"
+    above = f"is not reliably above the margin of {points(look['threshold'])} points"
     return (
-        f"its gain at the gate, {gain}, could be chance "
+        f"its gain at the gate, {gain}, "
+        f"{above if look['p_value'] <= look['alpha'] else 'could be chance'} "
         f"(lower bound {points(look['lower'])}, {look['fixes']:,} fixed, "
         f"{look['regressions']:,} broken)"
     )

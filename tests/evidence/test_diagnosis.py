@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from corp_ray import checkpoint, recipe, weights
 from corp_ray.components import count_components
-from corp_ray.diagnosis import diagnose
+from corp_ray.diagnosis import Round, _center_folder, diagnose, stored
 from corp_ray.diagnosis_text import describe
 from corp_ray.direction import Direction
 from corp_ray.errors import ConfigError
@@ -20,6 +21,8 @@ from corp_ray.records import GRADED, VERIFIER_ERROR, WRONG_FORMAT, Candidate, Ev
 from corp_ray.rounding import change_of
 from corp_ray.scored_run import ScoredRun, rewards_of
 from corp_ray.split_half import permuted
+from corp_ray.storage import Storage
+from tests.pico import pico_llama
 from tests.runs import ROOT, run, workspace
 
 ENGINE = "tests.planted_engine:PlantedEngine"
@@ -169,8 +172,13 @@ class TableRun:
         }
     )
 
+    documents: dict = field(default_factory=dict)
+
     def rounds(self):
         return []
+
+    def document(self, name):
+        return self.documents.get(name)
 
     def population(self, number, size):
         return [e for e in self.rows if e.candidate.kind == "candidate"][:size]
@@ -201,6 +209,13 @@ def test_equal_rewards_give_no_statistics_and_say_why(reward):
     assert "not defined" in describe(json.loads(json.dumps(found, allow_nan=False)))
 
 
+def test_rewards_that_differ_by_a_rounding_alone_are_equal():
+    rewards_NE = np.full((8, 6), 0.3)
+    rewards_NE[2, 1] = 0.1 + 0.2
+    assert rewards_NE.min() < rewards_NE.max()
+    assert "differs between candidates" in diagnose(table(rewards_NE))["undefined"]
+
+
 @pytest.mark.parametrize("shape", [(4, 8), (9, 3)])
 def test_too_few_candidates_or_examples_are_refused(shape):
     with pytest.raises(ConfigError, match="needs 4 of both"):
@@ -222,6 +237,52 @@ def test_rows_of_two_populations_and_too_few_permutations_are_refused():
         diagnose(TableRun([*rows, rows[-1]]))
     with pytest.raises(ConfigError, match="permutations=18"):
         diagnose(TableRun(rows), permutations=18)
+    with pytest.raises(ConfigError, match="seed=-1"):
+        diagnose(TableRun(rows), seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),
+        ({"round": 1}, False),
+        ({"candidates": 5}, False),
+        ({"examples": 8}, False),
+        ({"equals_record": True}, False),  # of a round that was decided
+    ],
+)
+def test_a_stored_diagnosis_is_used_for_round_0_as_it_stands_alone(changes, fits):
+    run = table(np.eye(7))
+    found = diagnose(run, halvings=1, permutations=19) | changes
+    run.documents = {"report/diagnosis.json": found}
+    assert stored(run) == (found if fits else None)
+
+
+def test_equal_rewards_in_another_order_are_a_tie():
+    """Rounding of a plain sum would part them, and the elite's threshold with them."""
+    rewards = [0.1] * 3 + [0.2] * 3 + [0.3] * 4 + [0.7] * 6
+    backwards = evaluation(1, rewards[::-1])
+    assert sum(rewards) != sum(rewards[::-1])
+    assert evaluation(0, rewards).mean == backwards.mean
+    rows = [evaluation(0, rewards), backwards]
+    assert summarise_outcomes(rows, evaluation(-1, [0.0] * 16), rows)["best"]["id"] == "r0c0"
+    assert summarise_outcomes(rows[::-1], rows[0], rows)["best"]["id"] == "r0c1"
+
+
+def test_the_center_of_a_run_on_a_committed_model_is_that_model(tmp_path):
+    """Its folder is called commits/1 like one of the run's own."""
+    base = tmp_path / "other/commits/1"
+    pico_llama(base)
+    config = {"model": {"path": str(base)}}
+    records = [
+        {"round": number, "center": {"path": str(path), "digest": digest}}
+        for number, (path, digest) in enumerate([(base, "base"), (tmp_path / "commits/1", "own")])
+    ]
+    run = SimpleNamespace(
+        config=config, root=Storage.open(tmp_path), rounds=lambda: records, address="run"
+    )
+    folders = [_center_folder(run, Round(n, (), None, one)) for n, one in enumerate(records)]
+    assert folders == [base, tmp_path / "commits/1"]
 
 
 def test_a_gain_is_split_by_what_the_center_answered():

@@ -331,6 +331,39 @@ def test_a_comparison_takes_the_place_of_the_test_table_and_a_diagnosis_is_shown
     assert numbers(finished[0])["verdict"].split(" On the")[0] in found["verdict"]
 
 
+def test_a_comparison_made_before_the_run_does_not_hide_what_it_committed(copy):
+    tested = {one["name"]: one for one in numbers(copy)["summary"]["rows"]}
+    rows = [{**tested["base"], "gain": 0.0}]
+    document = {"rows": rows, "split": "test", "examples": 300, "population": 24}
+    (copy / "report/compare.json").write_text(json.dumps(document))
+    found = numbers(copy)
+    assert [row["name"] for row in found["summary"]["rows"]] == ["base", "committed"]
+    committed = found["summary"]["rows"][1]
+    assert committed == tested["committed"] and committed["search"]["answers"] > 0
+    assert "On the test split, read once, the committed model has" in found["verdict"]
+
+
+def test_the_base_of_an_undecided_extension_is_the_base_and_no_commit(copy):
+    """Round 0 is open again, and rows around a commit are in the table too."""
+    before = numbers(copy)["population"]["base"]
+    shutil.rmtree(copy / "rounds")
+    centers = {
+        row["center"]: row["mean"]
+        for row in ScoredRun(str(copy)).scores()
+        if row["kind"] == "center" and row["split"] == "support"
+    }
+    assert len(set(centers.values())) > 1
+    assert numbers(copy)["population"]["base"] == before
+
+
+def test_a_diagnosis_of_a_later_round_is_not_shown_as_round_0s(copy):
+    (copy / "report/diagnosis.json").write_text(
+        json.dumps(diagnose(ScoredRun(str(copy)), 1, halvings=20, permutations=19))
+    )
+    found = numbers(copy)["diagnosis"]
+    assert (found["round"], found["candidates"], found["permutations"]) == (0, 24, 99)
+
+
 def test_without_a_diagnosis_the_report_makes_a_cheap_one_that_is_always_the_same(finished, copy):
     found = numbers(finished[0])["diagnosis"]
     assert (found["candidates"], found["examples"], found["halvings"]) == (24, 120, 20)
@@ -367,7 +400,8 @@ def test_ten_changes_are_chosen_by_their_place_alone():
 
 def test_a_population_is_the_rounds_own_whatever_else_the_table_holds():
     def row(name, center, kind="candidate", split="support", number=0):
-        return {"id": name, "center": center, "kind": kind, "split": split, "round": number}
+        place = {"id": name, "center": center, "kind": kind, "split": split, "round": number}
+        return place | {"mean": 0.5}
 
     own = [row("r0c0", "a"), row("r0c1", "a"), row("r0center", "a", "center")]
     proposal = row("r0q1b1s1", "a", "proposal", "validation")
@@ -379,7 +413,7 @@ def test_a_population_is_the_rounds_own_whatever_else_the_table_holds():
         row("r0c1", "a", split="test"),
     ]
     record = {"round": 0, "population": 2, "center": {"digest": "a"}}
-    record |= {"proposals": [{"id": "r0q1b1s1"}]}
+    record |= {"proposals": [{"id": "r0q1b1s1", "validation": 0.5}], "verdict": None}
     rows = [*others, proposal, *reversed(own)]
     assert of_round(rows, record) == own[:2]
     assert decided_by(rows, [record]) == [*own[:2], proposal, own[2]]

@@ -66,9 +66,8 @@ def test_the_figures_of_merit_are_those_computed_by_hand():
     # Gains of the committed model: .10, 0, .10, -.04; over the single: .05, -.10, .10, -.09.
     assert found["mean_gain_over_base"]["points"] == pytest.approx(4.0)
     assert found["mean_gain_over_base"]["fraction"] == pytest.approx(0.04)
-    assert found["mean_gain_over_base"]["standard_error_points"] == pytest.approx(
-        3.559026, rel=1e-6
-    )
+    # Two tasks of .05 and .03: half their distance.
+    assert found["mean_gain_over_base"]["standard_error_points"] == pytest.approx(1.0)
     assert found["mean_gain_over_best_single"]["points"] == pytest.approx(-1.0)
     # The ensemble gains .20, .20, .10, 0: .125 in the mean, of which .04 is 32 %.
     assert found["share_of_ensemble_gain"]["fraction"] == pytest.approx(0.32)
@@ -83,6 +82,14 @@ def test_the_figures_of_merit_are_those_computed_by_hand():
         ("lcm", 0),
         ("lcm", 1),
     ]
+
+
+@pytest.mark.parametrize(("names", "points"), [("a0 a1", 5.0), ("a0 a1 b0", 20 / 9), ("a0 b0", 0)])
+def test_the_error_is_that_of_tasks_where_there_are_several(names, points):
+    """Gains .10, 0 and .10: a distance of tasks, or of one task's runs; off by -.0333 and +.0333."""
+    found = collect({name: FOUR[name] for name in names.split()})
+    error = found["mean_gain_over_base"]["standard_error_points"]
+    assert error == pytest.approx(points, abs=1e-9)
 
 
 def test_an_ensemble_without_a_gain_has_no_share_and_one_run_has_no_error():
@@ -109,7 +116,7 @@ def test_tables_hold_every_run_and_method_and_the_page_keeps_its_words():
     text = tables(collect(FOUR))
     assert "| add | 1 | 0.100 | 0.200 | 0.300 | abstained | +0.0 [-2.0, +2.0] |" in text
     assert "| lcm | 0 | 0.200 | 0.200 | 0.300 | 0.300 | +10.0 [+8.0, +12.0] |" in text
-    assert "| committed | 0.190 | +4.0 ± 3.6 | 2 / 1 | 1 | 8.0 | 400 | 25,600 |" in text
+    assert "| committed | 0.190 | +4.0 ± 1.0 | 2 / 1 | 1 | 8.0 | 400 | 25,600 |" in text
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     once = insert(page, text)
     assert once.startswith(f"before\n{BEGIN}\n") and once.endswith(f"{END}\nafter\n")
@@ -137,6 +144,9 @@ def test_a_row_is_set_against_another_run_by_run():
     assert "| task | seed | base | ours | theirs | difference, points |" in text
     assert "| lcm | 1 | 0.200 | 0.160 | 0.220 | -6.0 |" in text
     assert text.splitlines()[-1].endswith("|  |  | +3.0 ± 7.0 | +2.0 ± 0.0 | +1.0 ± 7.0 |")
+    higher = [{**row, "mean": row["mean"] + 0.05} for row in OTHERS["other/a0"]["rows"]]
+    other_base = pair(FOUR, {"x": {**OTHERS["other/a0"], "rows": higher}}, "committed", "committed")
+    assert other_base["mean_gain_of_the_other"]["points"] == pytest.approx(2.0)
     within = pair(FOUR, FOUR, "majority_vote", "best_single")
     assert within["mean_difference"]["points"] == pytest.approx(7.5)  # .15, .10, .10, -.05
 
@@ -283,9 +293,7 @@ def test_the_published_tables_are_those_of_the_kept_runs():
         assert insert(page, table, f"ablation-{mark}") == page
     structured = json.loads((RESULTS / "structure.json").read_text())
     assert insert(page, structures(structured), "structure") == page
-    rows = [
-        f"{row['task'].removeprefix('reasoning-gym ')}-{row['seed']}" for row in structured["rows"]
-    ]
+    rows = [f"{row['task'].split()[1]}-{row['seed']}" for row in structured["rows"]]
     assert rows == [path.name for path in KEPT]
 
 

@@ -1,12 +1,16 @@
 """A run as it is read from its directory by those who look at results."""
 
 import json
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from corp_ray.errors import ConfigError
 from corp_ray.scored_run import ScoredRun, rewards_of
+from corp_ray.tasks.splits import NAMES
 from tests.runs import run, workspace
 
 
@@ -47,6 +51,21 @@ def test_held_out_answers_and_their_questions_are_kept_and_support_answers_are_n
             assert said == [reward == 1.0 for reward in row.rewards]
     assert all(not e.texts for e in scored.evaluations("support"))
     assert all(not e.texts for e in scored.evaluations("validation"))
+
+
+def test_a_part_that_contradicts_itself_is_left_out_of_all(finished, tmp_path):
+    """As the run itself leaves it out: a mean that is not that of its rewards."""
+    shutil.copytree(finished, tmp_path / "run")
+    part = next((tmp_path / "run/rewards").glob("*.parquet"))
+    table = pq.read_table(part)
+    means = pa.array([mean + 0.5 for mean in table["mean_reward"].to_pylist()])
+    at = table.schema.get_field_index("mean_reward")
+    pq.write_table(table.set_column(at, "mean_reward", means), part)
+    whole, spoilt = ScoredRun(str(finished)), ScoredRun(str(tmp_path / "run"))
+    assert len(spoilt.scores()) == len(whole.scores()) - table.num_rows
+    kept = sum(len(spoilt.evaluations(split)) for split in NAMES)
+    assert kept == len(spoilt.scores())
+    assert {one["mean"] for one in spoilt.scores()} <= {one["mean"] for one in whole.scores()}
 
 
 def test_what_is_no_run_is_refused_and_what_is_not_there_yet_is_none(finished, tmp_path):
