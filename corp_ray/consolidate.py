@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from corp_ray.cloud import (
     ROUNDING,
@@ -121,6 +122,11 @@ def _checked(directions: Iterable, values: Sequence[float], what: str):
     return listed, numbers
 
 
+# BLAS adds up in another order with another number of threads: a result must not depend on it.
+_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+
+
+@_one_thread
 def consolidate(
     directions: Iterable[Direction],
     rewards: Sequence[float],
@@ -181,6 +187,7 @@ def _tempered(scores: np.ndarray, target_ess: float) -> tuple[np.ndarray, float]
     return softmax(scores / high), high
 
 
+@_one_thread
 def merge_positive(
     directions: Iterable[Direction], scores: Sequence[float], *, target_ess: float, rank: int
 ) -> PositiveMerge | None:

@@ -104,9 +104,7 @@ def _check_model(patient: Patient) -> Iterator[Finding]:
         yield Finding("prompt", OK, f"{example.id}, as the model reads it", shown=text)
     yield from _check_template(patient, tokenizer, used)
     longest = max(len(ids) for split in patient.prompts.values() for ids in split)
-    with_prompt_tokens(
-        with_model(config, patient.settings, patient.task.version, patient.dealt), longest
-    )
+    with_prompt_tokens(with_model(config, patient.settings, patient.task, patient.dealt), longest)
     yield Finding(
         "lengths", OK, f"the longest prompt has {longest} tokens, the model holds an answer to it"
     )

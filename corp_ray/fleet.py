@@ -8,6 +8,7 @@ Actors are named with the run's id; none is detached.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from corp_ray.records import Ready
 log = logging.getLogger(__name__)
 
 _NODE = "ray.io/node-id"
+_REST_S, _LONGEST_REST_S = 5.0, 300.0  # after the first start that failed, and at most
 
 
 @dataclass
@@ -32,7 +34,9 @@ class Engine:
 
     number: int
     actor: Any
+    placed: Any  # reference that is there once its process is
     starting: Any  # reference to its Ready
+    began: float | None = None  # when its process was there: before, it waits for room
     group: PlacementGroup | None = None
     ready: Ready | None = None
 
@@ -52,6 +56,7 @@ class Fleet:
     restarts: int = 0
     _numbers: int = 0
     _failures: int = 0  # starts in a row that no engine survived
+    _resting_until: float = 0.0  # no engine is started before, while others work
     _excluded: dict[str, CorpError] = field(default_factory=dict)  # by node
 
     def adjust(self) -> None:
@@ -66,8 +71,10 @@ class Fleet:
         waiting = [e for e in self.engines.values() if e.ready is None]
         for engine in reversed(waiting[: max(len(self.engines) - wanted, 0)]):
             self._end(engine)
-        while len(self.engines) < wanted:
-            self._start_one()
+        none_ready = all(engine.ready is None for engine in self.engines.values())
+        if none_ready or time.monotonic() >= self._resting_until:
+            while len(self.engines) < wanted:
+                self._start_one()
 
     def _start_one(self) -> None:
         self._numbers += 1
@@ -88,9 +95,24 @@ class Fleet:
         elif elsewhere:
             options["label_selector"] = elsewhere
         actor = self.start(options)
-        engine = Engine(self._numbers, actor, self.warm(actor), group)
+        placed = actor.__ray_ready__.remote()  # before what takes long
+        engine = Engine(self._numbers, actor, placed, self.warm(actor), group)
         self.engines[engine.number] = engine
         self.began(engine)
+
+    def has_begun(self, number: int) -> None:
+        """An engine's process is there, or it failed (then `failed` comes too)."""
+        if number in self.engines:
+            self.engines[number].began = time.monotonic()
+
+    def late(self, limit_s: float) -> list[int]:
+        """Engines whose process has been there for longer than this and is not ready."""
+        now = time.monotonic()
+        return [
+            engine.number
+            for engine in self.engines.values()
+            if engine.ready is None and engine.began is not None and now - engine.began > limit_s
+        ]
 
     def arrived(self, number: int, ready: Ready) -> Engine | None:
         """An engine has started, or says why it cannot work on its node; None when that is so."""
@@ -115,11 +137,17 @@ class Fleet:
         self.drop(number)
 
     def failed(self, number: int, reason: str) -> None:
-        """An engine was lost before it was ready. Errors: EngineError when that goes on."""
+        """An engine was lost before it was ready. Errors: EngineError when that goes on, and no
+        engine is ready; where others work, longer and longer pauses come between the starts."""
         self._failures += 1
-        if self._failures >= self.attempts * max(len(self.engines), 1):
+        if any(engine.ready is not None for engine in self.engines.values()):
+            rest_s = min(_REST_S * 2.0 ** (self._failures - 1), _LONGEST_REST_S)
+            self._resting_until = time.monotonic() + rest_s
+            log.warning("an engine failed to start (%s); another in %.0f s", reason, rest_s)
+        elif self._failures >= self.attempts * max(len(self.engines), 1):
             raise EngineError(f"an engine failed to start {self._failures} times: {reason}")
-        log.warning("an engine failed to start (%s); starting another", reason)
+        else:
+            log.warning("an engine failed to start (%s); starting another", reason)
         self.lost(number)
 
     def lost(self, number: int) -> None:

@@ -87,14 +87,14 @@ class Lease:
 
     def check_free(self) -> None:
         """ConfigError while another driver holds the lease; waits out one that may be gone."""
-        seen = self._read()
+        seen = self._read_twice()
         if seen is None or seen["holder"] == self._holder or self._is_dead(seen):
             return
         deadline = time.monotonic() + self._stale_s
         log.info("%s: waiting to see whether its holder lives", self._folder / self._file)
         while time.monotonic() < deadline:
             time.sleep(self._beat_s / 4)
-            found = self._read()
+            found = self._read_twice()
             if found is None or self._is_dead(found):
                 return
             if found["holder"] != seen["holder"] or found["beats"] != seen["beats"]:
@@ -173,6 +173,14 @@ class Lease:
             return _content(self._folder.read_text(self._file))
         except (OSError, ValueError, CheckpointError):
             return None
+
+    def _read_twice(self) -> dict[str, Any] | None:
+        """The same; a storage that replaces a file by deleting and moving has none for a moment."""
+        found = self._read()
+        if found is None and self._folder.local is None:
+            time.sleep(self._beat_s / 4)
+            found = self._read()
+        return found
 
     @staticmethod
     def _is_dead(content: dict[str, Any]) -> bool:

@@ -80,6 +80,7 @@ class Pool:
         self._scheduler = Scheduler(policy)
         self._fleet = Fleet(start, warm, self._expect, plan, name, policy.attempts)
         self._stop, self._watch = stop, watch
+        self._first_s = policy.first_s
         self._pending: dict[int, _Pending] = {}
         self._looked = self._heard = time.monotonic()
         self._through: Supervised | None = None
@@ -179,6 +180,7 @@ class Pool:
             self._follow("call", made.number, reference)
 
     def _expect(self, engine: Engine) -> None:
+        self._follow("began", engine.number, engine.placed)
         self._follow("ready", engine.number, engine.starting)
 
     def _follow(self, kind: str, number: int, reference: Any) -> None:
@@ -197,6 +199,9 @@ class Pool:
         if events:
             self._heard = time.monotonic()
         for kind, number, future in events:
+            if kind == "began":
+                self._fleet.has_begun(number)
+                continue
             if kind == "ready":
                 self._take_in(number, future)
                 continue
@@ -248,10 +253,16 @@ class Pool:
                 # This node lacks something: its engines cannot do the next piece either.
                 self._engine_gone(engine, reason, given_up, blame=False, error=cause)
                 return None
+            if isinstance(cause, CorpError) and not isinstance(cause, EngineError):
+                # A disk or a storage: the piece is not to blame, and the next would fail as well.
+                self._engine_gone(engine, reason, given_up, blame=False)
+                return None
             log.warning("%s", reason)
             task = self._scheduler.fail(number, now)
             if task is not None:
                 given_up[task] = reason
+            if self._scheduler.is_sick(engine):
+                self._engine_gone(engine, reason, given_up, blame=False)
             return None
         if pending.through is not None and not isinstance(error, RayTaskError):
             # The actor in between is gone, not the engine; by now it may be gone with its batch.
@@ -293,6 +304,8 @@ class Pool:
             self._engine_gone(number, "no answer within its deadline", given_up, blame=True)
         if now - self._looked >= _LOOK_S:
             self._looked = now
+            for number in self._fleet.late(self._first_s):
+                self._fleet.failed(number, f"not ready after {self._first_s:g} s")
             self._fleet.adjust()
             self._watch()
         if now - self._heard >= _PATIENCE_S:

@@ -22,7 +22,7 @@ from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
 from corp_ray.reward_rows import Identity
 from corp_ray.settings import Config
-from corp_ray.tasks import Task, make_task
+from corp_ray.tasks import Task, in_place, make_task
 from corp_ray.tasks.settings import TaskSettings, portable
 from corp_ray.tasks.splits import NAMES, Split, make_splits
 
@@ -40,6 +40,7 @@ class Prepared:
     parameters: int
     task: TaskSettings
     model_digest: str
+    in_place: bool  # answers are graded beside the engine's own work, not by child processes
     prompt_tokens: int = 0  # of the longest prompt; 0 when nobody has counted
 
     @property
@@ -116,7 +117,7 @@ def prepare(config: Config) -> Prepared:
     """
     settings = portable(configuration.task_settings(config.task))
     task = make_task(**settings)
-    return with_model(config, settings, task.version, deal(config, task))
+    return with_model(config, settings, task, deal(config, task))
 
 
 def deal(config: Config, task: Task) -> dict[str, Split]:
@@ -129,9 +130,9 @@ def _sizes(config: Config) -> dict[str, int]:
 
 
 def with_model(
-    config: Config, settings: dict[str, Any], version: str, splits: Mapping[str, Split]
+    config: Config, settings: dict[str, Any], task: Task, splits: Mapping[str, Split]
 ) -> Prepared:
-    """What `prepare` makes of a task that is there: its settings, version and splits.
+    """What `prepare` makes of a task that is there: its settings and splits.
 
     Errors: ConfigError, CheckpointError.
     """
@@ -151,12 +152,13 @@ def with_model(
             settings,
             _sizes(config),
             config.splits.seed,
-            version,
+            task.version,
             {name: split.digest for name, split in splits.items()},
             config.task.grading_processes,
             config.task.grading_limit_s,
         ),
         model_digest=parameters.model_digest(folder),
+        in_place=in_place(task),
     )
 
 

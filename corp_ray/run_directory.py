@@ -40,6 +40,7 @@ _FREE = (
     "compare.",
 )
 _MOVING = "moving"
+_LOOKS = "looks.jsonl"
 _PACKAGES = (
     "corp-ray",
     "torch",
@@ -179,16 +180,36 @@ class RunDirectory:
                 places += [(rounds, name) for name in rounds.names("*.json")]
         return sum(1 for folder, name in places if folder.read_json(name)["verdict"])
 
+    def look(self, round_number: int, center: str, direction: str) -> int:
+        """The number, from 1, of the gate's look at a direction around a center, by their digests.
+
+        Noted in looks.jsonl before the gate is asked: a look whose round was never written counts,
+        and one that is asked again after a restart does not count twice.
+        """
+        looks = self.root.json_lines(_LOOKS)
+        for one in looks:
+            if (one["center_digest"], one["direction_digest"]) == (center, direction):
+                return int(one["look"])
+        # Runs of before looks.jsonl have theirs in the rounds alone.
+        number = 1 + max([self.looks_before(round_number), *(one["look"] for one in looks)])
+        self.lease.check()
+        noted = {"look": number, "round": round_number}
+        self.append_line(_LOOKS, noted | {"center_digest": center, "direction_digest": direction})
+        return number
+
     def write_round(self, number: int, content: Mapping[str, Any]) -> None:
         self.lease.check()
         self.rounds.write_json(f"{number}.json", content)
 
     def keep_questions(self, split: str, read: Callable[[], list[dict[str, str]]]) -> None:
         """Write questions/<split>.json, what the texts in the reward table answer, unless there."""
-        if not self._questions.exists(f"{split}.json"):
+        if not self.has_questions(split):
             self.lease.check()
             self._questions.make()
             self._questions.write_json(f"{split}.json", {"examples": read()})
+
+    def has_questions(self, split: str) -> bool:
+        return self._questions.exists(f"{split}.json")
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:
         self.append_line("metrics.jsonl", content)
@@ -201,10 +222,6 @@ class RunDirectory:
 
     def append_line(self, name: str, content: Mapping[str, Any]) -> None:
         self.root.append_line(name, content)
-
-    def read_lines(self, name: str) -> list[str]:
-        """Lines of a file of the run, none when it is not there."""
-        return self.root.read_text(name).splitlines() if self.root.exists(name) else []
 
     def has_commit(self, number: int) -> bool:
         """Whether a commit is there, complete."""

@@ -61,6 +61,18 @@ class _Engine:
     calls: deque[Call] = field(default_factory=deque)
     busy_s: float = 0.0
     cold: bool = True  # its next call does what others need not: load, compile, fill caches
+    failed: set[int] = field(default_factory=set)  # tasks, since it last brought a result
+    blames: list[int] = field(default_factory=list)  # those of them that it counts against
+    sick: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """Whether it fails at whatever it gets, as far as is known."""
+        return len(self.failed) > 1
+
+    def succeeded(self) -> None:
+        self.failed.clear()
+        self.blames.clear()
 
 
 class Scheduler:
@@ -77,6 +89,7 @@ class Scheduler:
         self._open = 0
         self._rates: deque[float] = deque(maxlen=_REMEMBERED)
         self._gone_busy_s = self._gone_ready_s = 0.0
+        self._sick = 0  # engines called sick since any engine last brought a result
 
     # --- the batch ---
 
@@ -87,6 +100,9 @@ class Scheduler:
         self._tasks = [_Task(size) for size in sizes]
         self._queue = deque(range(len(sizes)))
         self._open = len(sizes)
+        self._sick = 0
+        for engine in self._engines.values():
+            engine.succeeded()
 
     @property
     def unfinished(self) -> int:
@@ -162,18 +178,47 @@ class Scheduler:
         engine = self._engines[call.engine]
         if call.started is not None and call.size and not engine.cold:
             self._rates.append((now - call.started) / call.size)
-        engine.cold = False
+        if call.batch == self._batch:  # an earlier batch may have been around another center
+            engine.cold = False
+        engine.succeeded()
+        self._sick = 0
         if not self._is_open(call):
             return None
         self._close(call.task)
         return call.task
 
     def fail(self, number: int, now: float, *, blame: bool = True) -> int | None:
-        """A call failed and its engine lives: the task to give up, if that is due."""
+        """A call failed and its engine lives: the task to give up, if that is due. Ask `is_sick`."""
         call = self._remove(number, now)
         if call is None or call.batch != self._batch:
             return None
-        return call.task if self._lost(call, blame, alone=True) else None
+        engine = self._engines[call.engine]
+        if not blame:
+            return call.task if self._lost(call, blame=False, alone=True) else None
+        engine.failed.add(call.task)
+        engine.sick = engine.fails and self._sick < self._policy.attempts
+        self._sick += engine.sick
+        # Whether it is the tasks or the engine: where nothing has succeeded anywhere since so many
+        # were called sick, it is the tasks, unless another engine may still prove the contrary.
+        if engine.sick or self._rests(engine):
+            for task in engine.blames:
+                self._tasks[task].blamed -= 1
+            engine.blames.clear()
+            return call.task if self._lost(call, blame=False, alone=True, last=True) else None
+        engine.blames.append(call.task)
+        return call.task if self._lost(call, blame=True, alone=True) else None
+
+    def is_sick(self, engine: int) -> bool:
+        """Whether an engine has failed at two tasks, one after the other: to be replaced."""
+        return self._engines[engine].sick
+
+    def _rests(self, engine: _Engine) -> bool:
+        """Whether an engine that fails at whatever it gets waits for what others make of theirs."""
+        return engine.fails and any(
+            other.calls and not other.failed
+            for other in self._engines.values()
+            if other is not engine
+        )
 
     def waiting(self, *, wanted: bool) -> list[int]:
         """Calls that wait behind others, for results that are still wanted, or are not."""
@@ -207,7 +252,7 @@ class Scheduler:
         if not self._open:
             return []
         made: list[Call] = []
-        idle = [number for number, engine in self._engines.items() if not engine.calls]
+        idle = [n for n, e in self._engines.items() if not e.calls and not self._rests(e)]
         for number in idle:
             if self._queue:
                 made.append(self._call(self._queue.popleft(), number, now))
@@ -217,7 +262,8 @@ class Scheduler:
             for number, engine in self._engines.items():
                 if len(self._queue) <= len(self._engines) or self._tasks[self._queue[0]].blamed:
                     break
-                if len(engine.calls) == depth and not any(map(self._suspect, engine.calls)):
+                alone = engine.failed or any(map(self._suspect, engine.calls))
+                if len(engine.calls) == depth and not alone:
                     made.append(self._call(self._queue.popleft(), number, now))
         if not self._queue:
             for number in idle[len(made) :]:
@@ -284,8 +330,9 @@ class Scheduler:
     def _suspect(self, call: Call) -> bool:
         return call.batch == self._batch and self._tasks[call.task].blamed > 0
 
-    def _lost(self, call: Call, blame: bool, alone: bool) -> bool:
-        """Whether to give the task of a lost call up; else it is queued again, unless a copy runs."""
+    def _lost(self, call: Call, blame: bool, alone: bool, last: bool = False) -> bool:
+        """Whether to give the task of a lost call up; else it is queued again, unless a copy runs:
+        `last` when it may be to blame, or is to be."""
         task = self._tasks[call.task]
         if call in task.calls:
             task.calls.remove(call)
@@ -299,7 +346,7 @@ class Scheduler:
             return True
         if not task.calls:
             # What may have taken an engine down goes last: it must not hold up everything else.
-            if blame:
+            if blame or last:
                 self._queue.append(call.task)
             else:
                 self._queue.appendleft(call.task)

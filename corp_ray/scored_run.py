@@ -6,7 +6,6 @@ docs/method.md, "What a run leaves".
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -61,18 +60,6 @@ class ScoredRun:
             return self.root.read_json(name) if self.root.exists(name) else None
         except FileNotFoundError:  # a larger population has just set it aside
             return None
-
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of a file of JSON lines such as "metrics.jsonl", [] without one."""
-        if not self.root.exists(name):
-            return []
-        found = []
-        for line in self.root.read_text(name).splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:  # a live run is writing it
-                continue
-        return found
 
     def rounds(self) -> list[dict[str, Any]]:
         """The records of decided rounds (`round_record.round_record`), in order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,23 +28,27 @@ from corp_ray.reward_rows import Key
 from corp_ray.reward_table import RewardTable, error_share
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scheduler import SchedulePolicy
+from corp_ray.set_aside import FILE as SET_ASIDE
 from corp_ray.set_aside import SetAside
-from corp_ray.settings import RayConfig
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
 from corp_ray.supervised import Supervised
 
 Asked = tuple[Center, str, Candidate]  # a row of the reward table: center, split, candidate
+_HANGING_ANSWERS = 10  # of one call, graded one after the other
 _GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
 
 
-def schedule_policy(settings: RayConfig) -> SchedulePolicy:
+def schedule_policy(prepared: Prepared) -> SchedulePolicy:
+    """A call ends when its answers are graded: some that hang must not look like a hung engine."""
+    settings, task = prepared.config.ray, prepared.config.task
+    hanging_s = 0.0 if prepared.in_place else _HANGING_ANSWERS * task.grading_limit_s
     return SchedulePolicy(
         in_flight=settings.in_flight,
         attempts=settings.attempts,
         straggler=settings.straggler,
         hang=settings.hang,
-        hang_floor_s=settings.hang_floor_s,
+        hang_floor_s=settings.hang_floor_s + hanging_s,
         first_s=settings.first_call_s,
     )
 
@@ -93,7 +98,7 @@ class Scoring:
             plan,
             warm=lambda actor: actor.ready.remote(self._center),
             name=f"{name}/judge" if self._pools else f"{name}/scorer",
-            policy=schedule_policy(prepared.config.ray),
+            policy=schedule_policy(prepared),
             stop=self._stop,
             watch=self._report_engines,
         )
@@ -169,40 +174,58 @@ class Scoring:
         proposals = [c for c in missing if c.kind == "proposal"]
         swept = sweep_groups(proposals, max(self._pool.ready, 1))
         works = [Work(center, split, group) for group in (*fixed, *swept)]
-        prompts = self._task.sizes[split]
-        share = self._max_set_aside
-        limit = max(1, int(share * len(candidates))) if share else 0
+        self._check_aside(center, split, candidates)
         with self._phase(phase, len(usable), len(usable) - len(missing)):
-            for finished in self._pool.map_unordered(
-                lambda actor, index: actor.score.remote(works[index]),
-                [len(work.candidates) * prompts for work in works],
-            ):
-                self._record([e for d in finished if isinstance(d, Done) for e in d.result])
-                for failure in finished:
-                    if isinstance(failure, Failure):
-                        self._put_aside(works[failure.index], failure, limit)
+            self._work(self._work(works, candidates), candidates)
         scored = [c for c in usable if not self._set_aside.has(center, split, c)]
         self._note_asked(split, [(center, candidate) for candidate in scored])
         return scored
+
+    def _work(self, works: Sequence[Work], asked: Sequence[Candidate]) -> list[Work]:
+        """Have pieces scored; those of several candidates that failed, one by one: how they were
+        grouped, which depends on the engines, must not decide who is set aside."""
+        apart: list[Work] = []
+        for finished in self._pool.map_unordered(
+            lambda actor, index: actor.score.remote(works[index]),
+            [len(work.candidates) * self._task.sizes[work.split] for work in works],
+        ):
+            self._record([e for d in finished if isinstance(d, Done) for e in d.result])
+            for failure in finished:
+                if isinstance(failure, Failure):
+                    work = works[failure.index]
+                    if len(work.candidates) > 1:
+                        apart += [replace(work, candidates=(one,)) for one in work.candidates]
+                    else:
+                        self._put_aside(work, failure)
+                        last = f", the last one {work.candidates[0].id}: {failure.reason}"
+                        self._check_aside(work.center, work.split, asked, last)
+        return apart
 
     def _note_asked(self, split: str, work: Sequence[tuple[Center, Candidate]]) -> None:
         for center, candidate in work:
             key = center.digest, split, candidate.digest
             self.asked.setdefault(key, (center, split, candidate))
 
-    def _put_aside(self, work: Work, failure: Failure, limit: int) -> None:
-        """Note what could not be scored. Errors: EngineError when it is not to be done without."""
-        names = ", ".join(c.id for c in work.candidates)
-        if any(c.kind == "center" for c in work.candidates):
-            raise EngineError(f"{names}: not scored: {failure.reason}")
+    def _put_aside(self, work: Work, failure: Failure) -> None:
+        """Note what could not be scored. Errors: EngineError for the center."""
+        (candidate,) = work.candidates
+        if candidate.kind == "center":
+            raise EngineError(f"{candidate.id}: not scored: {failure.reason}")
         self._directory.lease.check()
         self._set_aside.add(work, failure)
-        self._display.note(f"set aside: {names} on {work.split} ({failure.reason})")
-        count = self._set_aside.count(work.center, work.split)
+        self._display.note(f"set aside: {candidate.id} on {work.split} ({failure.reason})")
+
+    def _check_aside(
+        self, center: Center, split: str, asked: Sequence[Candidate], last: str = ""
+    ) -> None:
+        """EngineError when too many of what is asked for are set aside, by this driver or before."""
+        count = sum(self._set_aside.has(center, split, candidate) for candidate in asked)
+        share = self._max_set_aside
+        limit = max(1, int(share * len(asked))) if share else 0
         if count > limit:
             raise EngineError(
-                f"{count} candidates of {work.split} could not be scored, the last one {names}: "
-                f"{failure.reason} (ray.max_set_aside={self._max_set_aside:g} allows {limit})"
+                f"{count} candidates of {split} could not be scored{last} (ray.max_set_aside={share:g} "
+                f"allows {limit}; {SET_ASIDE} has the reasons, and without it they are tried again)"
             )
 
     def judged(
@@ -211,7 +234,7 @@ class Scoring:
         """Evaluations on a held-out split, by an actor that alone holds it, on leased engines."""
         self._stop.check()
         missing = self.unjudged(split, work)
-        if missing:
+        if missing or not self._directory.has_questions(split):
             gate = self._holder(split)
 
             def evaluate(actor: Any, index: int) -> Any:

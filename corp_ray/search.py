@@ -29,6 +29,7 @@ from corp_ray.records import Candidate, Center, Commit, Proposal, Verdict
 from corp_ray.round_record import describe_verdict, round_record
 from corp_ray.run_directory import RunDirectory
 from corp_ray.scoring import Scoring
+from corp_ray.set_aside import noted
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage
 from corp_ray.supervised import Supervised
@@ -81,8 +82,6 @@ class Run:
             stop,
             self.config.ray.attempts,
         )
-        if not directory.shard:
-            self._discard_staged()
         folder = str(prepared.folder.resolve())
         if prepared.has_tokenizer:
             template = prepared.engine.chat_template
@@ -93,12 +92,18 @@ class Run:
         if self.config.run.from_rewards:
             self._check_scored(self.config.run.from_rewards)
         self.scoring = Scoring(prepared, directory, display, self.base, engines, stop)
+        if not directory.shard:  # what is staged is this driver's to remove: it has the lease now
+            self._discard_staged()
 
     def _check_scored(self, source: str) -> None:
-        """ConfigError unless round 0's population has its rewards, here or in the run named."""
-        found = stored(self.directory.rewards)
-        if source != ".":
-            found |= stored(Storage.open(source) / "rewards")
+        """ConfigError unless round 0's population has its rewards, here or in the run named.
+
+        What was set aside has none: known here it is left out, known there it is tried here.
+        """
+        places = (
+            [self.directory.root] if source == "." else [self.directory.root, Storage.open(source)]
+        )
+        found = set().union(*(stored(one / "rewards") | noted(one) for one in places))
         missing = [
             candidate.id
             for candidate in self.sample(SearchState())
@@ -269,13 +274,14 @@ class Run:
         if self.scoring.unjudged("gate", work):
             digest = self._stage(center, recipe, best, number)
             self.scoring.check_weights(center, best.exact, digest)
+        look = self.directory.look(number, center.digest, best.exact.digest)
         before, after = self.scoring.judged("gate", work, f"round {number}: gate")
         return judge(
             before.rewards,
             after.rewards,
             alpha=self.config.gate.alpha,
             min_gain=self.config.gate.min_gain,
-            look=self.directory.looks_before(number) + 1,
+            look=look,
         )
 
     def _stage(self, center: Center, recipe: Recipe, best: Proposal, number: int) -> str:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-
 from corp_ray.records import Candidate, Center, Failure, Work
+from corp_ray.reward_rows import Key
 from corp_ray.run_directory import RunDirectory
+from corp_ray.storage import Storage
 
 FILE = "set_aside.jsonl"
+
+
+def noted(run: Storage) -> set[Key]:
+    """What is set aside in a run's directory, by the reward table's keys."""
+    lines = run.json_lines(FILE)
+    return {(one["center_digest"], one["split"], one["direction_digest"]) for one in lines}
 
 
 class SetAside:
@@ -19,19 +24,7 @@ class SetAside:
 
     def __init__(self, directory: RunDirectory):
         self._directory = directory
-        self._keys: set[tuple[str, str, str]] = set()
-        self._counts: Counter[tuple[str, str]] = Counter()
-        for line in directory.read_lines(FILE):
-            try:
-                noted = json.loads(line)
-                self._keep(noted["center_digest"], noted["split"], noted["direction_digest"])
-            except (ValueError, KeyError):  # a last line that was cut short
-                continue
-
-    def _keep(self, center: str, split: str, direction: str) -> None:
-        if (center, split, direction) not in self._keys:
-            self._keys.add((center, split, direction))
-            self._counts[center, split] += 1
+        self._keys = noted(directory.root)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -39,12 +32,9 @@ class SetAside:
     def has(self, center: Center, split: str, candidate: Candidate) -> bool:
         return bool(self._keys) and (center.digest, split, candidate.digest) in self._keys
 
-    def count(self, center: Center, split: str) -> int:
-        return self._counts[center.digest, split]
-
     def add(self, work: Work, failure: Failure) -> None:
         for candidate in work.candidates:
-            self._keep(work.center.digest, work.split, candidate.digest)
+            self._keys.add((work.center.digest, work.split, candidate.digest))
             self._directory.append_line(
                 FILE,
                 {

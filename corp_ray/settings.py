@@ -135,7 +135,8 @@ class RayConfig:
     straggler: float = 2.0  # times the median after which an idle engine starts a second copy
     hang: float = 10.0  # times the longest measured after which an engine counts as hung
     hang_floor_s: float = 120.0  # and not before so many seconds
-    first_call_s: float = 3600.0  # limit of an engine's first call, which no measurement bounds
+    # limit of an engine's start, and of its first call, which no measurement bounds
+    first_call_s: float = 3600.0
     wait_s: float = 60.0  # how long a cluster without room for an engine is given to grow
     drain_s: float = 30.0  # how long running candidates may take after SIGTERM
 

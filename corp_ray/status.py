@@ -67,7 +67,7 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
         "commits": sorted(int(name) for name in (root / "commits").folders() if name.isdigit()),
         "rows": rows.by_split(),
         "best_reward": rows.best_reward,
-        "set_aside": _lines(root, SET_ASIDE),
+        "set_aside": root.json_lines(SET_ASIDE),
         "restarts": _restarts(root, progress),
         "stop_reason": report.get("stop_reason"),
         "test": report.get("test"),
@@ -138,7 +138,7 @@ def _restarts(root: Storage, progress: Mapping[str, Any] | None) -> int:
     """Engines that the last driver replaced."""
     if progress is not None and progress["engines"]:
         return progress["engines"]["restarts"]
-    phases = _lines(root, "metrics.jsonl")
+    phases = root.json_lines("metrics.jsonl")
     return phases[-1].get("restarts", 0) if phases else 0
 
 
@@ -181,14 +181,3 @@ def _json(root: Storage, name: str) -> dict[str, Any] | None:
         return json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{name}: not JSON ({error})") from error
-
-
-def _lines(root: Storage, name: str) -> list[dict[str, Any]]:
-    """The entries of a JSON lines file; one that is cut short is left out."""
-    found = []
-    for line in (_text(root, name) or "").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found

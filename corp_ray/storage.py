@@ -130,6 +130,22 @@ class Storage:
         """Append one JSON line, on a line of its own even after a write that was cut short."""
         self._files.append(self._at(name), json.dumps(content).encode())
 
+    def json_lines(self, name: str) -> list[dict[str, Any]]:
+        """What `append_line` wrote, without a line that was cut short; [] when there is no file."""
+        try:
+            text = self.read_bytes(name).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in text.splitlines():
+            try:
+                one = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(one, dict):
+                found.append(one)
+        return found
+
     def exists(self, name: str = "") -> bool:
         return self._files.exists(self._at(name))
 

@@ -39,8 +39,9 @@ class FakeEngine:
     (report other weights than a direction gives, the self-check's excepted), deaf (directions
     change nothing), lose_once (a file whose removal leaves the engine lost, its process alive),
     hang_once (a file whose removal leaves the call without an answer), fatal (seeds of candidates
-    that end the process), unfit (a file with the ids of nodes where no engine can load), journal (a
-    file that gets a line "number of prompts, seed" when a direction of one seed is begun)."""
+    that end the process), fatal_steps (those of proposals that do), unfit (a file with the ids of
+    nodes where no engine can load), journal (a file that gets a line "number of prompts, seed" when
+    a direction of one seed is begun)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -54,6 +55,7 @@ class FakeEngine:
             "lose_once": "",
             "hang_once": "",
             "fatal": [],
+            "fatal_steps": [],
             "unfit": "",
             "journal": "",
         }
@@ -65,6 +67,7 @@ class FakeEngine:
         self._lost = False
         self._hang_once, self._unfit = str(options["hang_once"]), str(options["unfit"])
         self._fatal, self._journal = set(options["fatal"]), str(options["journal"])
+        self._fatal_steps = set(options["fatal_steps"])
         self._seeds: list[int] = []  # of the direction that was applied last
         self._center: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
@@ -93,6 +96,8 @@ class FakeEngine:
 
     def apply_step(self, step: float) -> None:
         self._seeds = []
+        if step in self._fatal_steps:
+            os._exit(1)
         weights.apply_step(self._working, self._center, self._held, step)
 
     def release(self) -> None:

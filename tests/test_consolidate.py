@@ -3,6 +3,9 @@ freedom of scale and order, the cloud's statistics against plain linear algebra,
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +263,33 @@ def test_merge_rejects_scores_that_are_not_finite():
     drawn, _ = population(2)
     with pytest.raises(ValueError, match="finite"):
         merge_positive(drawn, [0.1, math.inf], target_ess=1, rank=1)
+
+
+BITS = """
+import hashlib
+from corp_ray.consolidate import consolidate, merge_positive
+from tests.test_consolidate import population
+
+directions, rewards = population(500)
+merged = merge_positive(directions, rewards - 0.3, target_ess=200.0, rank=8)
+found = consolidate(directions, rewards, quantile=0.1, inverse_temperature=5.0, rank=8)
+terms = [merged.mean.terms, *(axis.terms for axis in merged.cloud.axes), found.mean.terms]
+terms += [axis.terms for axis in found.cloud.axes]
+print(hashlib.sha256(repr(terms).encode()).hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_bit():
+    """What a resumed run samples and commits must not depend on the cores that a driver may use."""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", BITS],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "4")
+    }
+    assert len(digests) == 1

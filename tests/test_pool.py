@@ -8,8 +8,9 @@ import time
 import pytest
 import ray
 
+from corp_ray import fleet
 from corp_ray.cluster import EnginePlan
-from corp_ray.errors import CheckpointError, TaskError
+from corp_ray.errors import CheckpointError, EngineError, StorageError, TaskError
 from corp_ray.pool import Done, Pool
 from corp_ray.records import Failure
 from corp_ray.scheduler import SchedulePolicy
@@ -24,15 +25,17 @@ def pool(ray_address):
     ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR")
     made = []
 
-    def make(*descriptions):
-        names = itertools.cycle(descriptions)
+    def make(*descriptions, engines=0, policy=None):
+        """The last description is that of all further engines when `engines` are asked for."""
+        rest = itertools.repeat(descriptions[-1])
+        names = itertools.chain(descriptions, rest) if engines else itertools.cycle(descriptions)
         toy = ray.remote(Toy)
         one = Pool(
             lambda options: toy.options(**options).remote(next(names)),
-            EnginePlan(len(descriptions), 1, 0),
+            EnginePlan(engines or len(descriptions), 1, 0),
             warm=lambda actor: actor.ready.remote(),
             name="toys",
-            policy=SchedulePolicy(),
+            policy=policy or SchedulePolicy(),
             stop=StopRequest(1.0),
         )
         made.append(one)
@@ -59,6 +62,42 @@ def test_every_piece_has_its_result_and_one_that_raises_is_given_up_after_three_
     assert "by zero" in failure.reason
     results = {done.index: done.result for done in found if isinstance(done, Done)}
     assert results == {index: index**2 for index in range(20) if index != 7}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), StorageError("bucket is away")])
+def test_an_engine_that_fails_at_everything_is_replaced_and_no_piece_pays(pool, tmp_path, error):
+    toys = pool("toy", "toy")
+    found = itertools.chain.from_iterable(
+        toys.map_unordered(
+            lambda actor, index: actor.sick.remote(index, str(tmp_path / "mark"), error), [1] * 30
+        )
+    )
+    results = {one.index: one.result for one in found if isinstance(one, Done)}
+    assert results == {index: index**2 for index in range(30)}
+    assert toys.restarts == 1
+
+
+def test_a_place_where_no_engine_comes_up_does_not_end_the_work_of_others(pool, monkeypatch):
+    """More often than a run without any engine would bear it: three times for each that is wanted."""
+    monkeypatch.setattr(fleet, "_REST_S", 0.01)
+    monkeypatch.setattr(fleet, "_LONGEST_REST_S", 0.1)
+    toys = pool("toy", "broken", engines=2)
+    deadline = time.monotonic() + 120
+    while toys.restarts < 7:
+        assert time.monotonic() < deadline
+        toys.wait()
+    assert toys.ready == 1
+    assert len([d for d in outcomes(toys, 5, {}) if isinstance(d, Done)]) == 5
+
+
+def test_where_no_engine_comes_up_at_all_the_run_ends_with_the_reason(pool):
+    with pytest.raises(EngineError, match=r"failed to start 3 times: .*by zero"):
+        pool("broken", engines=1)
+
+
+def test_an_engine_that_does_not_get_ready_is_replaced(pool):
+    toys = pool("slow", "toy", engines=1, policy=SchedulePolicy(first_s=2.0))
+    assert (toys.ready, toys.restarts) == (1, 1)
 
 
 def test_an_error_of_the_task_ends_the_work_and_blames_no_node(pool, caplog):

@@ -262,6 +262,26 @@ def test_every_look_counts_those_of_superseded_rounds_too(config):
     assert largest.looks_before(0) == 3
 
 
+def test_a_look_counts_once_written_or_not_and_is_the_same_after_a_restart(config):
+    directory = opened(config)
+    assert directory.look(0, "base", "first") == 1
+    assert opened(config).look(0, "base", "first") == 1  # killed before the round was written
+    assert opened(config).look(0, "base", "second") == 2  # decided otherwise since
+    assert directory.look(0, "base", "first") == 1
+    (directory.root.local / "looks.jsonl").open("a").write('{"look": 3, "round"')
+    assert directory.look(1, "other", "first") == 3
+    larger = opened(changed(config, population={"size": 16}))
+    assert larger.look(0, "base", "third") == 4
+    assert larger.look(1, "other", "first") == 3
+
+
+def test_looks_of_before_they_were_noted_count_by_their_rounds(config):
+    directory = decided(config, "accepted", "rejected")
+    assert [directory.look(n, "base", f"d{n}") for n in range(3)] == [1, 2, 3]
+    larger = opened(changed(config, population={"size": 16}))
+    assert larger.look(0, "base", "another") == 4
+
+
 def test_a_directory_that_cannot_be_written_is_named(config, tmp_path):
     (tmp_path / "file").write_text("no folder")
     below = changed(config, run={"directory": str(tmp_path / "file" / "runs")})

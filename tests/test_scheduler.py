@@ -247,6 +247,77 @@ def test_a_first_call_and_one_around_a_new_center_have_the_long_limit():
     assert scheduler.overdue(now + 999) == []
 
 
+def test_a_left_over_call_around_the_last_center_does_not_make_an_engine_warm():
+    scheduler = make(engines=1, hang_floor_s=1.0, first_s=1000.0)
+    now = warm(scheduler, 1)
+    scheduler.begin([1.0])
+    (old,) = scheduler.assign(now)
+    scheduler.renew()
+    scheduler.begin([1.0] * 3)
+    scheduler.assign(now)
+    scheduler.finish(old.number, now + 1)
+    scheduler.assign(now + 1)
+    assert scheduler.overdue(now + 900) == []
+
+
+def test_an_engine_that_fails_at_whatever_it_gets_is_sick_and_blames_nothing():
+    """And where the next one in its place is no better, the others do the work."""
+    scheduler = make(engines=4, sizes=[1.0] * 60)
+    bad, names, calls, now, done = {0}, 4, {}, 0.0, []
+    while scheduler.unfinished:
+        for call in scheduler.assign(now):
+            calls[call.number] = call
+        heads = [c for c in calls.values() if c.started is not None]
+        call = min(heads, key=lambda c: c.started + (0.05 if c.engine in bad else 20.0))
+        now = max(now, call.started + (0.05 if call.engine in bad else 20.0))
+        del calls[call.number]
+        if call.engine not in bad:
+            done.append(scheduler.finish(call.number, now))
+            continue
+        assert scheduler.fail(call.number, now) is None
+        if scheduler.is_sick(call.engine):
+            gone = call.engine
+            calls = {n: c for n, c in calls.items() if c.engine != gone}
+            assert scheduler.leave(gone, now, blame=False) == []
+            bad, names = {names}, names + 1
+            scheduler.join(names - 1, now)
+    assert sorted(done) == list(range(60))
+    assert names > 6
+
+
+def test_where_everything_fails_everywhere_the_pieces_are_given_up():
+    scheduler = make(engines=2, sizes=[1.0] * 5, attempts=3)
+    given_up, replaced, names, now = [], 0, 2, 0.0
+    for _ in range(1000):
+        if not scheduler.unfinished:
+            break
+        calls = scheduler.assign(now)
+        now += 1.0
+        for call in calls:
+            if call.engine not in scheduler.engines:
+                continue
+            task = scheduler.fail(call.number, now)
+            given_up += [] if task is None else [task]
+            if scheduler.is_sick(call.engine):
+                replaced += 1
+                given_up += scheduler.leave(call.engine, now, blame=False)
+                scheduler.join(names, now)
+                names += 1
+    assert sorted(given_up) == list(range(5))
+    assert replaced == 3
+
+
+def test_a_success_in_between_tells_a_bad_piece_from_a_sick_engine():
+    scheduler = make(engines=1, sizes=[1.0] * 4, in_flight=1)
+    outcomes = []
+    for failing in (True, False, True, False, False):
+        (call,) = scheduler.assign(0.0)
+        end = scheduler.fail if failing else scheduler.finish
+        outcomes.append((call.task, end(call.number, 1.0)))
+        assert not scheduler.is_sick(0)
+    assert outcomes == [(0, None), (1, 1), (2, None), (3, 3), (0, 0)]
+
+
 def test_larger_pieces_may_take_longer():
     scheduler = make(engines=1, hang=2.0, hang_floor_s=0.1)
     now = warm(scheduler, 1)

@@ -18,7 +18,7 @@ def cost(
     """
     phases = [
         {"phase": line["phase"], "seconds": line["seconds"], "rows": line["rows"]}
-        for line in run.lines("metrics.jsonl")
+        for line in run.root.json_lines("metrics.jsonl")
         if {"phase", "seconds", "rows"} <= line.keys()
     ]
     progress = status["progress"] or {}

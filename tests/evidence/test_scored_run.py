@@ -73,5 +73,5 @@ def test_what_is_no_run_is_refused_and_what_is_not_there_yet_is_none(finished, t
         ScoredRun(str(tmp_path))
     scored = ScoredRun(str(finished))
     assert scored.document("report/compare.json") is None
-    assert scored.lines("none.jsonl") == []
-    assert scored.lines("metrics.jsonl")[0]["phase"] == "round 0: population"
+    assert scored.root.json_lines("none.jsonl") == []
+    assert scored.root.json_lines("metrics.jsonl")[0]["phase"] == "round 0: population"

@@ -107,6 +107,32 @@ def test_too_many_candidates_set_aside_end_the_run_with_the_reason(tmp_path, ray
     last = err.splitlines()[-1]
     assert last.startswith("error: 2 candidates of support could not be scored")
     assert "ray.max_set_aside=0.05 allows 1" in last
+    # Again it ends, not with a smaller population; when it is allowed, from the rows that are there.
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 1 and "ray.max_set_aside=0.05 allows 1" in err.splitlines()[-1]
+    for more in ([], ["run.from_rewards=."]):
+        code, _, err = runs.run(config, "ray.max_set_aside=0.1", *more, RAY_ADDRESS=ray_address)
+        assert code == 0, err
+    record = json.loads((tmp_path / "runs/run/rounds/0.json").read_text())
+    assert (record["population"], record["set_aside"]) == (24, 2)
+
+
+@pytest.mark.parametrize("engines", [1, 4])
+def test_a_deadly_step_takes_no_other_of_its_direction_along(tmp_path, ray_address, engines):
+    """How many steps an engine sweeps at a time depends on the engines; who is set aside must not."""
+    changes = {"engine.options.fatal_steps": "[4.0]", "ray.attempts": 1, "ray.engines": engines}
+    changes |= {"ray.max_set_aside": 0.5, "recentering.rounds": 0}
+    config = runs.workspace(tmp_path, **changes)
+    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    root = tmp_path / "runs/run"
+    lines = (root / "set_aside.jsonl").read_text().splitlines()
+    aside = [json.loads(line)["candidate"] for line in lines]
+    proposals = [p["id"] for p in json.loads((root / "rounds/0.json").read_text())["proposals"]]
+    combinations = {name.rpartition("s")[0] for name in proposals}
+    assert len(combinations) > 1
+    assert sorted(proposals) == sorted(f"{one}s{step}" for one in combinations for step in (1, 2))
+    assert sorted(aside) == sorted(f"{one}s4" for one in combinations)
 
 
 def test_a_hung_engine_is_found_by_its_deadline_and_replaced(undisturbed, tmp_path, ray_address):

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pyarrow import fs
@@ -311,3 +312,18 @@ def test_a_storage_that_does_not_answer_ends_in_a_minute_and_is_no_missing_file(
         begin = time.monotonic()
         assert "does not answer" in refusal(storage)
         assert time.monotonic() - begin < 60
+
+
+def test_writers_of_one_process_number_do_not_take_each_others_temporary_file(tmp_path):
+    """As containers on one mount have it: threads stand for them."""
+    storage = Storage.open(tmp_path)
+
+    def write(letter):
+        for _ in range(100):
+            storage.write_bytes("file", letter * 1000)
+
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(write, [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"]))
+    data = storage.read_bytes("file")
+    assert data == data[:1] * 1000 and storage.names() == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
