@@ -7,6 +7,7 @@ mistake is one `ConfigError` line that names the field, its value and what would
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -37,8 +38,9 @@ def _check_keys(given: Any, schema: Any, prefix: str = "") -> None:
             raise ConfigError(
                 f"unknown key {prefix}{key}={value!r}: {_nearest(str(key), list(fields))}"
             )
-        if isinstance(fields[key], list) and not isinstance(value, list):
-            raise ConfigError(f"{prefix}{key}={value!r}: expected a list")
+        for kind, name in ((list, "a list"), (dict, "a mapping")):
+            if isinstance(fields[key], kind) and not isinstance(value, kind):
+                raise ConfigError(f"{prefix}{key}={value!r}: expected {name}")
         if dataclasses.is_dataclass(fields[key]):
             _check_keys({} if value is None else value, fields[key], f"{prefix}{key}.")
 
@@ -75,6 +77,35 @@ def _lay(schema: DictConfig, layer: Any, source: str) -> DictConfig:
         raise ConfigError(f"{source}{error}") from error
 
 
+def _override(schema: DictConfig, override: str) -> DictConfig:
+    """The schema with `key=value` over it: a text as it stands, anything else as YAML has it.
+
+    A mapping given whole takes the place of the one below it; `key.name=value` changes one entry.
+    """
+    key, _, value = override.partition("=")
+    section, _, name = key.partition(".")
+    default = getattr(getattr(Config(), section, None), name, None)
+    if isinstance(default, str):
+        layer = OmegaConf.create({section: {name: _unquoted(value)}})
+    else:
+        try:
+            layer = OmegaConf.from_dotlist([override])
+        except Exception as error:  # the YAML parser has many; each is the same mistake
+            raise ConfigError(f"{override}: {' '.join(str(error).split())}") from error
+    if isinstance(default, dict):
+        OmegaConf.update(schema, key, {}, merge=False)
+    return _lay(schema, layer, "")
+
+
+def _unquoted(value: str) -> str:
+    """A text as a person means it: quotes around all of it are YAML's, null is no text."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        with contextlib.suppress(Exception):  # the YAML parser has many
+            found = OmegaConf.from_dotlist([f"text={value}"])["text"]
+            return found if isinstance(found, str) else value
+    return "" if value == "null" else value
+
+
 def load(paths: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Config:
     """The configuration of YAML files, each over those before it, with `key=value` overrides.
 
@@ -87,13 +118,11 @@ def load(paths: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Co
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"argument {override!r}: expected key=value")
-    try:
-        layers.append((OmegaConf.from_dotlist(list(overrides)), ""))
-    except Exception as error:
-        raise ConfigError(f"arguments {list(overrides)}: {' '.join(str(error).split())}") from error
     schema = OmegaConf.structured(Config)
     for layer, source in layers:
         schema = _lay(schema, layer, source)
+    for override in overrides:
+        schema = _override(schema, override)
     try:
         config = OmegaConf.to_object(schema)
     except OmegaConfBaseException as error:
@@ -101,6 +130,8 @@ def load(paths: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Co
         raise ConfigError(f"{error.full_key or 'configuration'}: {first}") from error
     assert isinstance(config, Config)
     if not config.run.id:
+        if not files:
+            raise ConfigError("--config: expected a YAML file of an experiment, or a run.id")
         config.run.id = "-".join(Path(path).stem for path in files)
     validate(config)
     return config

@@ -185,6 +185,6 @@ def _task(task: TaskConfig) -> Iterator[Problem]:
     required = {"reasoning_gym": "dataset", "rows": "path"}.get(kind)
     if required and not getattr(task, required):
         instead = ", or a task.path" if task.kind == "auto" else ""
-        yield f"task.{required}", "", f"needed by task.kind={kind}{instead}"
+        yield f"task.{required}", "", f"a value, which task.kind={kind} needs{instead}"
     if task.kind == "auto" and kind == "rows" and task.dataset:
         yield "task.kind", task.kind, "a kind, where both task.path and task.dataset are set"

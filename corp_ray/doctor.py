@@ -202,10 +202,11 @@ def _estimate(patient: Patient) -> Iterator[Finding]:
         write += times * len(patient.prompts[name]) * config.decoding.max_new_tokens
     rate = config.doctor.tokens_per_s
     hours = write / rate / 3600
+    time = f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
     yield Finding(
         "cost",
         OK,
-        f"at most {read / 1e6:,.1f} million tokens read and {write / 1e6:,.1f} million written in "
-        f"{rounds} rounds; {hours:,.1f} engine-hours if one engine writes {rate:,g} tokens/s "
-        "(doctor.tokens_per_s)",
+        f"at most {read / 1e6:,.2f} million tokens read and {write / 1e6:,.2f} million written in "
+        f"{rounds} {'round' if rounds == 1 else 'rounds'}; writing takes one engine {time} at {rate:,g} "
+        "tokens/s (doctor.tokens_per_s), reading comes on top",
     )

@@ -20,6 +20,7 @@ from corp_ray.errors import CheckpointError
 
 FLOATS = {"BF16", "F16", "F32"}
 _DECIDING = (".safetensors", ".json", ".model", ".txt", ".jinja")
+_DEMO = "models/SmolLM2-135M-Instruct"
 _DOWNLOAD = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -54,6 +55,8 @@ def resolve(path: str) -> Path:
         return Path(snapshot_download(path, allow_patterns=_DOWNLOAD))
     except Exception as error:  # the hub client raises many kinds; each means the same here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if path == _DEMO:
+            reason = f"`make {path}` prepares it"
         raise CheckpointError(
             f"model.path={path!r}: no such folder, and not available from the hub ({reason})"
         ) from error

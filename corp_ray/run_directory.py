@@ -35,6 +35,7 @@ _FREE = (
     "doctor.",
     "score.",
     "task.grading_processes",
+    "task.max_error_share",
     "evaluate.",
     "tracking.",
     "compare.",

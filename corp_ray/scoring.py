@@ -317,6 +317,7 @@ class Scoring:
                     f"{evaluation.candidate.id}: the verifier failed on {share:.0%} of "
                     f"{evaluation.split}, task.max_error_share={limit}"
                     + (f" ({evaluation.error})" if evaluation.error else "")
+                    + "; mend the verifier, or allow more"
                 )
 
     def count(self, center: Center, split: str, candidates: Sequence[Candidate]) -> int:

@@ -154,6 +154,41 @@ def test_defaults_are_the_papers_scale(written):
     assert (loaded.gate.alpha, loaded.recentering.regression_weight) == (0.05, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("End with #### and the number.", "End with #### and the number."),
+        ("Reply so: a number", "Reply so: a number"),
+        ("yes", "yes"),
+        ("[a, b]", "[a, b]"),
+        ("'in quotes: #'", "in quotes: #"),
+        ('"two\\nlines"', "two\nlines"),
+        ("'a' or 'b'", "'a' or 'b'"),
+        ("a = b", "a = b"),
+        ("1e-3", "1e-3"),
+        ("", ""),
+        ("null", ""),
+    ],
+)
+def test_a_text_on_the_command_line_is_taken_as_it_stands(written, given, text):
+    assert config.load(written(), [f"task.system_prompt={given}"]).task.system_prompt == text
+
+
+def test_a_mapping_on_the_command_line_takes_the_place_of_the_files(written):
+    file = written(
+        "task: {dataset: chain_sum, arguments: {min_terms: 2, max_terms: 3}}\n",
+        required="model: {path: m}\n",
+    )
+    for given, expected in (
+        (["task.arguments={}"], {}),
+        (["task.arguments={digits: 4}"], {"digits": 4}),
+        (["task.arguments.min_terms=1"], {"min_terms": 1, "max_terms": 3}),
+        (["task.arguments={digits: 4}", "task.arguments.more=1"], {"digits": 4, "more": 1}),
+    ):
+        assert config.load(file, given).task.arguments == expected
+    assert config.load(file).task.arguments == {"min_terms": 2, "max_terms": 3}
+
+
 def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
     path = written("population: {size: 8, sigmas: [0.1]}\nsplits: {support: 7}\n")
     loaded = config.load(
@@ -228,6 +263,8 @@ def test_overrides_win_over_the_file_and_a_run_is_named_after_it(written):
         ("task.answer_pattern='#### .*'", ["task.answer_pattern", "group"]),
         ("task.answer_pattern='(a)(b)'", ["task.answer_pattern", "group"]),
         ("task.answer_pattern='x\\(y'", ["task.answer_pattern", "group"]),
+        ("task.arguments=[1]", ["task.arguments=[1]: expected a mapping"]),
+        ("engine.options=", ["engine.options=None: expected a mapping"]),
         ("lonely", ["argument 'lonely'", "key=value"]),
         ("=3", ["argument '=3'", "key=value"]),
         ("run={id: a", ["run={id: a"]),
@@ -252,6 +289,7 @@ def test_a_missing_a_broken_and_a_foreign_file_are_mistakes(written, tmp_path):
     assert "expected a mapping" in mistake(written("[1, 2]\n", required=""))
     assert "model.path" in mistake(written("", required=""))
     assert "model.path" in mistake(None, "run.id=a")
+    assert mistake(None, "model.path=m").startswith("--config: expected a YAML file")
 
 
 def test_the_printed_configuration_loads_to_the_same_one(tmp_path, capsys):

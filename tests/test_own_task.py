@@ -19,6 +19,7 @@ from corp_ray.settings import TaskConfig
 from corp_ray.tasks import Task, make_task
 from corp_ray.tasks.settings import portable
 from tests import runs
+from tests.pico import pico_llama
 
 FUNCTIONS = """
 def examples():
@@ -380,6 +381,21 @@ def test_the_readmes_example_is_short_and_does_what_it_says(own):
         assert task.reward(example, str(length + 1)) == Grade(0.75, GRADED)
         assert task.reward(example, "many") == Grade(0.0, WRONG_FORMAT)
     assert examples == own(source, name="again.py").examples()
+
+
+def test_the_readmes_commands_take_the_example(tmp_path):
+    """With everything that conf/own.yaml has, and no setting of another task."""
+    section = (runs.ROOT / "README.md").read_text().partition("## A task of your own")[2]
+    commands = re.findall(r"^    python -m jobs\.(\w+) (.*)$", section.partition("\n## ")[0], re.M)
+    assert [job for job, _ in commands] == ["doctor", "posttrain"]
+    (tmp_path / "my_task.py").write_text(readme_example())
+    pico_llama(tmp_path / "model")
+    for _, arguments in commands:
+        flag, conf, path = arguments.split()
+        assert (flag, path) == ("--config", "task.path=my_task.py")
+        changes = [f"task.path={tmp_path}/my_task.py", f"model.path={tmp_path}/model"]
+        found = prepare(config.load(str(runs.ROOT / conf), changes))
+        assert found.task_name == "my_task.py, a task of its own"
 
 
 def test_a_run_with_the_readmes_example_commits_a_better_model(tmp_path, ray_address):
