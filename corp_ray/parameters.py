@@ -128,7 +128,9 @@ def perturbed_names(
     )
     if not names:
         raise CheckpointError(
-            f"perturb.include={list(include)}, perturb.exclude={list(exclude)}: no tensor is left"
+            f"perturb.include={list(include)}, perturb.exclude={list(exclude)}: no tensor is left; "
+            "patterns match from the start of names"
+            + next((f" such as {spec.name}" for spec in specs if spec.is_float), "")
         )
     return names
 

@@ -42,6 +42,7 @@ _FREE = (
 )
 _MOVING = "moving"
 _LOOKS = "looks.jsonl"
+SET_ASIDE = "set_aside.jsonl"
 _PACKAGES = (
     "corp-ray",
     "torch",
@@ -135,13 +136,20 @@ class RunDirectory:
     def _set_aside_smaller_population(self) -> None:
         """Decisions made on a smaller population move to superseded/; its rows all stay in use.
 
+        Smaller, or without candidates that are to be tried again, being no longer in SET_ASIDE.
+
         A file `moving` marks the place as long as the move lasts. Who is interrupted finds it, and
         either the old rounds (which bring us back here) or, with most of them gone, it alone.
         """
         decided, number = self.rounds.exists("0.json"), self._half_moved()
         if decided:
-            population = self.rounds.read_json("0.json")["population"]
-            if population == self._config.population.size:
+            record = self.rounds.read_json("0.json")
+            aside = sum(
+                one["round"] == 0 and one["split"] == "support"
+                for one in self.root.json_lines(SET_ASIDE)
+            )
+            same = record["population"] == self._config.population.size
+            if same and record.get("set_aside", 0) <= aside:
                 return
         elif number is None:
             return

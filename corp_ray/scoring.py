@@ -26,9 +26,8 @@ from corp_ray.proposals import sweep_groups
 from corp_ray.records import Candidate, Center, EngineCounts, Evaluation, Failure, Work
 from corp_ray.reward_rows import Key
 from corp_ray.reward_table import RewardTable, error_share
-from corp_ray.run_directory import RunDirectory
+from corp_ray.run_directory import SET_ASIDE, RunDirectory
 from corp_ray.scheduler import SchedulePolicy
-from corp_ray.set_aside import FILE as SET_ASIDE
 from corp_ray.set_aside import SetAside
 from corp_ray.stopping import StopRequest
 from corp_ray.storage import Storage

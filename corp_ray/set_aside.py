@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from corp_ray.records import Candidate, Center, Failure, Work
 from corp_ray.reward_rows import Key
-from corp_ray.run_directory import RunDirectory
+from corp_ray.run_directory import SET_ASIDE, RunDirectory
 from corp_ray.storage import Storage
-
-FILE = "set_aside.jsonl"
 
 
 def noted(run: Storage) -> set[Key]:
     """What is set aside in a run's directory, by the reward table's keys."""
-    lines = run.json_lines(FILE)
+    lines = run.json_lines(SET_ASIDE)
     return {(one["center_digest"], one["split"], one["direction_digest"]) for one in lines}
 
 
@@ -36,7 +34,7 @@ class SetAside:
         for candidate in work.candidates:
             self._keys.add((work.center.digest, work.split, candidate.digest))
             self._directory.append_line(
-                FILE,
+                SET_ASIDE,
                 {
                     "round": candidate.round,
                     "candidate": candidate.id,

@@ -22,7 +22,7 @@ from corp_ray.progress import NAME as PROGRESS
 from corp_ray.records import Verdict
 from corp_ray.remaining import Measured, phase_left_s, run_left_s
 from corp_ray.round_record import describe_verdict
-from corp_ray.set_aside import FILE as SET_ASIDE
+from corp_ray.run_directory import SET_ASIDE
 from corp_ray.settings import Config, TaskConfig
 from corp_ray.storage import Storage
 from corp_ray.table_summary import TableSummary, summarise

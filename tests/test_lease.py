@@ -146,3 +146,19 @@ def test_a_second_driver_on_a_run_id_is_refused_and_disturbs_nothing(tmp_path, r
     ]
     assert len(keys) == len(set(keys)) > 0
     assert not (tmp_path / "runs/run/lease.json").exists()
+
+
+def test_a_lease_that_is_away_for_one_read_is_not_free_on_a_remote_storage():
+    """Some replace a file by deleting and moving: who reads in between finds none."""
+    storage = Storage.open("memory://lease/run")
+    holder = Lease(storage, beat_s=BEAT_S, stale_s=STALE_S)
+    holder.acquire()
+    other = Lease(storage, beat_s=BEAT_S, stale_s=STALE_S)
+    read, away = other._read, [True, False, True, False]
+    other._read = lambda: None if away and away.pop(0) else read()
+    try:
+        with pytest.raises(ConfigError, match="another driver is at work there"):
+            other.check_free()
+    finally:
+        holder.release()
+    other.check_free()

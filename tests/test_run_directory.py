@@ -262,6 +262,23 @@ def test_every_look_counts_those_of_superseded_rounds_too(config):
     assert largest.looks_before(0) == 3
 
 
+def test_decisions_without_candidates_that_are_to_be_tried_again_are_set_aside(config):
+    """`set_aside.jsonl` deleted: the round has other members now, and its commit is not in the way."""
+    directory = decided(config, "accepted")
+    record = directory.rounds.read_json("0.json") | {"set_aside": 1}
+    directory.write_round(0, record)
+    noted = {"round": 0, "candidate": "r0c5", "split": "support", "reason": "lost"}
+    directory.append_line("set_aside.jsonl", noted)
+    assert opened(config).rounds.names() == ["0.json"]
+    (directory.root.local / "set_aside.jsonl").unlink()
+    again = opened(config)
+    assert again.rounds.names() == [] and again.commits.folders() == []
+    assert (directory.root.local / "superseded/1/rounds/0.json").exists()
+    assert again.looks_before(0) == 1
+    again.write_round(0, record | {"set_aside": 0})
+    assert opened(config).rounds.names() == ["0.json"]
+
+
 def test_a_look_counts_once_written_or_not_and_is_the_same_after_a_restart(config):
     directory = opened(config)
     assert directory.look(0, "base", "first") == 1

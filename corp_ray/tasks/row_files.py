@@ -31,7 +31,10 @@ def read_file(path: Path) -> Iterator[tuple[str, Row]]:
     Errors: TaskError naming the file, and the line or row where there is one.
     """
     if not path.is_file():
-        raise TaskError(f"task.path={str(path)!r}: no such file")
+        what = "a folder, expected a file of rows" if path.is_dir() else "no such file"
+        raise TaskError(f"task.path={str(path)!r}: {what}")
+    if not path.name.endswith(ENDINGS):
+        raise TaskError(f"task.path={str(path)!r}: expected a name ending in {', '.join(ENDINGS)}")
     if path.suffix in (".parquet", ".arrow"):
         yield from _columns(path)
         return
