@@ -35,7 +35,7 @@ from corp_ray.supervised import Supervised
 
 Asked = tuple[Center, str, Candidate]  # a row of the reward table: center, split, candidate
 _HANGING_ANSWERS = 10  # of one call, graded one after the other
-_GATE_CALLS = 16  # pieces of gate work that may be under way at once, second copies included
+_GATE_CALLS = 16  # pieces of gate work that may be under way at once, at least
 
 
 def schedule_policy(prepared: Prepared) -> SchedulePolicy:
@@ -67,6 +67,7 @@ class Scoring:
         """Start the engines; only when one is ready is the run directory taken and opened."""
         self._task, self._max_error_share = prepared.task, prepared.config.task.max_error_share
         self._max_set_aside = prepared.config.ray.max_set_aside
+        self._in_flight = prepared.config.ray.in_flight
         self._directory, self._display, self._stop = directory, display, stop
         self._center = base
         # What this driver has asked for so far, whether it was in the table or not.
@@ -257,9 +258,11 @@ class Scoring:
 
     def _holder(self, split: str) -> Supervised:
         """An actor that alone holds a held-out split; to be closed."""
+        # One call for each place in the engines' lines: what waits here would look like a slow engine.
+        calls = max(_GATE_CALLS, (self._judges.ready + self._judges.starting) * self._in_flight)
         return Supervised(
             lambda: GateActor.options(
-                num_cpus=0, max_concurrency=_GATE_CALLS, scheduling_strategy=cluster.here()
+                num_cpus=0, max_concurrency=calls, scheduling_strategy=cluster.here()
             ).remote(split, self._task),
             self._stop,
         )

@@ -277,19 +277,32 @@ RESULTS = ROOT / "docs/results"
 RUNS = sorted(path for path in (RESULTS / "runs").iterdir() if path.name[-2:] in ("-0", "-1", "-2"))
 
 
-def test_the_published_tables_are_those_of_the_kept_runs():
-    comparisons = {
-        path.name: json.loads((path / "report/compare.json").read_text()) for path in RUNS
+def kept(pattern):
+    """The comparisons of kept runs by their names."""
+    found = {
+        path.name: json.loads((path / "report/compare.json").read_text())
+        for path in sorted((RESULTS / "runs").glob(pattern))
     }
+    assert len(found) == (12 if "[" in pattern else 4)
+    return found
+
+
+def test_the_published_tables_are_those_of_the_kept_runs():
+    comparisons = kept("*-[012]")
     page = (ROOT / "docs/results.md").read_text()
     found = collect(comparisons)
     assert json.loads((ROOT / "docs/results.json").read_text()) == found
     assert insert(page, tables(found)) == page
-    for mark, rows, names in (
-        ("compatibility", ("ungated", "reward_softmax"), ("compatibility 1", "compatibility 0")),
-        ("gate", ("gated", "ungated"), ("with the gate", "without")),
+    seed_0, noise = kept("*-0"), ("independent noise", "one noise for a shape")
+    ranks = kept("*-low-rank-true"), kept("*-low-rank-false")
+    softmax = ("compatibility 1", "compatibility 0")
+    for mark, sides, rows, names in (
+        ("compatibility", (comparisons, comparisons), ("ungated", "reward_softmax"), softmax),
+        ("gate", (comparisons, comparisons), ("gated", "ungated"), ("with the gate", "without")),
+        ("noise", (seed_0, kept("*-shared-noise")), ("ungated", "ungated"), noise),
+        ("low-rank", ranks, ("committed", "committed"), ("low rank", "isotropic")),
     ):
-        table = pairs(pair(comparisons, comparisons, *rows), *names)
+        table = pairs(pair(*sides, *rows), *names)
         assert insert(page, table, f"ablation-{mark}") == page
     structured = json.loads((RESULTS / "structure.json").read_text())
     assert insert(page, structures(structured), "structure") == page
@@ -347,6 +360,62 @@ def test_the_beginning_that_gains_most_is_shown(openings, cells):
     row |= {"items": {"count": 9, "common": 4, "in_question": 2}, "fixes": None}
     line = answered({"rows": [row]}).splitlines()[-1]
     assert line == f"| add | 3 {cells} 0.100 / 0.200 / 0.300 | 9 / 4 / 2 | – |"
+
+
+ABLATIONS = {
+    "shared-noise": [
+        "compare.population=40",
+        "compare.methods=[ungated]",
+        "engine.kind=tests.shared_noise:SharedNoiseEngine",
+    ],
+    **{
+        f"low-rank-{low_rank}": [
+            "run.from_rewards=docs/results/populations/{task}-0",
+            "compare.population=40",
+            "compare.methods=[committed]",
+            "recentering.rounds=1",
+            "recentering.population=40",
+            f"recentering.low_rank={low_rank}",
+        ]
+        for low_rank in ("true", "false")
+    },
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_a_kept_ablation_has_the_settings_of_the_page(ablation):
+    for task in ("chain_sum", "lcm", "letter_counting", "number_sequence"):
+        changes = [one.format(task=task) for one in ABLATIONS[ablation]]
+        changes += [f"run.id={task}-{ablation}", "run.seed=0"]
+        wanted = config.to_dict(config.load(str(ROOT / f"conf/results/{task}.yaml"), changes))
+        assert ScoredRun(str(RESULTS / f"runs/{task}-{ablation}")).config == wanted
+
+
+def second_rounds():
+    """The second rounds of the kept ablation as the page tells them, a line for each task."""
+    lines = []
+    for task in ("chain_sum", "lcm", "letter_counting", "number_sequence"):
+        cells = []
+        for low_rank in ("true", "false"):
+            record = json.loads(
+                (RESULTS / f"runs/{task}-low-rank-{low_rank}/rounds/1.json").read_text()
+            )
+            support, verdict = record["support"], record["verdict"]
+            better = sum(score > 0 for score in support["constructive"].values())
+            gate = "not asked"
+            if verdict:
+                gate = (
+                    f"{verdict['fixes']} / {verdict['regressions']}, p = {verdict['p_value']:.2f}"
+                )
+                gate += ", accepted" if record["accepted"] else ""
+            cells.append(f"{support['best']['mean']:.3f} / {better} | {gate}")
+        lines.append(f"| {task} | {support['center']:.3f} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_second_rounds_are_told_as_they_were():
+    page = (ROOT / "docs/results.md").read_text()
+    assert "\n".join(second_rounds()) in page
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
