@@ -36,6 +36,9 @@ class ScoredRun:
     def __init__(self, address: str):
         self.root = Storage.open(address, "run directory")
         self.address = address
+        self._checked: set[str] = (
+            set()
+        )  # parts of the table whose rows are whole; none ever changes
         if not self.root.exists("config.yaml"):
             raise ConfigError(f"{address}: no run there (a run directory has a config.yaml)")
 
@@ -87,11 +90,12 @@ class ScoredRun:
         """The reward table's parts, without those whose rows are not whole or contradict themselves."""
         for part, table in RewardParts(self.root / "rewards").new(self._left_out):
             try:
-                if table.num_rows:
+                if part.name not in self._checked and table.num_rows:
                     Rows(table)
             except ValueError as error:
                 self._left_out(part.name, str(error))
                 continue
+            self._checked.add(part.name)
             yield table
 
     def population(self, round_number: int = 0, size: int | None = None) -> list[Evaluation]:

@@ -212,7 +212,7 @@ class Scoring:
         if candidate.kind == "center":
             raise EngineError(f"{candidate.id}: not scored: {failure.reason}")
         self._directory.lease.check()
-        self._set_aside.add(work, failure)
+        self._set_aside.add(work.center, work.split, candidate, failure)
         self._display.note(f"set aside: {candidate.id} on {work.split} ({failure.reason})")
 
     def _check_aside(

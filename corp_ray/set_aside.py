@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from corp_ray.records import Candidate, Center, Failure, Work
+from corp_ray.records import Candidate, Center, Failure
 from corp_ray.reward_rows import Key
 from corp_ray.run_directory import SET_ASIDE, RunDirectory
 from corp_ray.storage import Storage
@@ -30,18 +30,17 @@ class SetAside:
     def has(self, center: Center, split: str, candidate: Candidate) -> bool:
         return bool(self._keys) and (center.digest, split, candidate.digest) in self._keys
 
-    def add(self, work: Work, failure: Failure) -> None:
-        for candidate in work.candidates:
-            self._keys.add((work.center.digest, work.split, candidate.digest))
-            self._directory.append_line(
-                SET_ASIDE,
-                {
-                    "round": candidate.round,
-                    "candidate": candidate.id,
-                    "split": work.split,
-                    "reason": failure.reason,
-                    "attempts": failure.attempts,
-                    "center_digest": work.center.digest,
-                    "direction_digest": candidate.digest,
-                },
-            )
+    def add(self, center: Center, split: str, candidate: Candidate, failure: Failure) -> None:
+        self._keys.add((center.digest, split, candidate.digest))
+        self._directory.append_line(
+            SET_ASIDE,
+            {
+                "round": candidate.round,
+                "candidate": candidate.id,
+                "split": split,
+                "reason": failure.reason,
+                "attempts": failure.attempts,
+                "center_digest": center.digest,
+                "direction_digest": candidate.digest,
+            },
+        )

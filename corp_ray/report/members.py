@@ -37,14 +37,18 @@ def of_round(rows: Sequence[Row], one: Mapping[str, Any]) -> list[Row]:
     A later round of an extended run may have been sampled twice around the same center, as other
     directions under the same names: see `is_ambiguous`.
     """
-    found = members(rows, one["round"], one["population"], one["center"]["digest"])
-    return list({row["id"]: row for row in found}.values())
+    return list({row["id"]: row for row in _named(rows, one)}.values())
 
 
 def is_ambiguous(rows: Sequence[Row], one: Mapping[str, Any]) -> bool:
     """Whether rows of two populations have the names of a decided round's candidates."""
-    found = members(rows, one["round"], one["population"], one["center"]["digest"])
+    found = _named(rows, one)
     return len({row["id"] for row in found}) < len(found)
+
+
+def _named(rows: Sequence[Row], one: Mapping[str, Any]) -> list[Row]:
+    """All rows with the names of a decided round's candidates, around its center."""
+    return members(rows, one["round"], one["population"], one["center"]["digest"])
 
 
 def decided_by(rows: Sequence[Row], rounds: Sequence[Mapping[str, Any]]) -> list[Row]:
