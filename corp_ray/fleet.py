@@ -28,7 +28,7 @@ _NODE = "ray.io/node-id"
 _REST_S, _LONGEST_REST_S = 5.0, 300.0  # after the first start that failed, and at most
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Engine:
     """One actor; `ready` is what it said when it was."""
 
@@ -96,7 +96,13 @@ class Fleet:
             options["label_selector"] = elsewhere
         actor = self.start(options)
         placed = actor.__ray_ready__.remote()  # before what takes long
-        engine = Engine(self._numbers, actor, placed, self.warm(actor), group)
+        engine = Engine(
+            number=self._numbers,
+            actor=actor,
+            placed=placed,
+            starting=self.warm(actor),
+            group=group,
+        )
         self.engines[engine.number] = engine
         self.began(engine)
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import ray
+from ray.util.placement_group import placement_group_table
 
 from corp_ray import fleet
 from corp_ray.cluster import EnginePlan
@@ -25,14 +26,14 @@ def pool(ray_address):
     ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR")
     made = []
 
-    def make(*descriptions, engines=0, policy=None):
+    def make(*descriptions, engines=0, policy=None, ranks=1):
         """The last description is that of all further engines when `engines` are asked for."""
         rest = itertools.repeat(descriptions[-1])
         names = itertools.chain(descriptions, rest) if engines else itertools.cycle(descriptions)
         toy = ray.remote(Toy)
         one = Pool(
             lambda options: toy.options(**options).remote(next(names)),
-            EnginePlan(engines or len(descriptions), 1, 0),
+            EnginePlan(engines or len(descriptions), ranks, 0, ranks),
             warm=lambda actor: actor.ready.remote(),
             name="toys",
             policy=policy or SchedulePolicy(),
@@ -98,6 +99,22 @@ def test_where_no_engine_comes_up_at_all_the_run_ends_with_the_reason(pool):
 def test_an_engine_that_does_not_get_ready_is_replaced(pool):
     toys = pool("slow", "toy", engines=1, policy=SchedulePolicy(first_s=2.0))
     assert (toys.ready, toys.restarts) == (1, 1)
+
+
+def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(pool):
+    def groups(state):
+        return [g for g in placement_group_table().values() if g["state"] == state]
+
+    toys = pool("slow", "toy", engines=1, policy=SchedulePolicy(first_s=2.0), ranks=2)
+    assert (toys.ready, toys.restarts) == (1, 1)
+    assert len([d for d in outcomes(toys, 3, {}) if isinstance(d, Done)]) == 3
+    (group,) = groups("CREATED")
+    assert (group["strategy"], group["bundles"]) == ("STRICT_PACK", {0: {"CPU": 2.0}})
+    toys.close()
+    deadline = time.monotonic() + 30
+    while len(groups("REMOVED")) < 2:  # that of the late engine, too
+        assert time.monotonic() < deadline, "a placement group was not given back"
+        time.sleep(0.1)
 
 
 def test_an_error_of_the_task_ends_the_work_and_blames_no_node(pool, caplog):

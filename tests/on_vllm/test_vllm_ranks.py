@@ -15,19 +15,14 @@ import psutil
 import pytest
 import ray
 import torch
-from ray.util.placement_group import placement_group_table
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from corp_ray import checkpoint, parameters
-from corp_ray.cluster import EnginePlan
 from corp_ray.direction import Direction
 from corp_ray.engines import EngineSettings, make_engine
 from corp_ray.engines.self_check import self_check
 from corp_ray.errors import ConfigError
-from corp_ray.pool import Pool
-from corp_ray.records import Center, Ready
-from corp_ray.scheduler import SchedulePolicy
-from corp_ray.stopping import StopRequest
+from corp_ray.records import Center
 from tests import runs
 from tests.pico import pico_llama, pico_tokenizer
 
@@ -162,31 +157,6 @@ def test_biases_and_an_untied_head_are_those_of_transformers(cluster, tmp_path):
     names = {spec.name for spec in parameters.read_specs(source)}
     assert {"lm_head.weight", "model.layers.0.self_attn.q_proj.bias"} <= names
     assert_alike(made(settings(), source), made(settings("transformers"), source))
-
-
-def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(cluster):
-    @ray.remote
-    class Idle:
-        def ready(self):
-            return Ready(ray.get_runtime_context().get_node_id(), "idle")
-
-    pool = Pool(
-        lambda options: Idle.options(**options).remote(),
-        EnginePlan(1, cpus=2, gpus=0, ranks=2),
-        warm=lambda actor: actor.ready.remote(),
-        name="ranks",
-        policy=SchedulePolicy(),
-        stop=StopRequest(1.0),
-    )
-    assert pool.open() == []
-    groups = [g for g in placement_group_table().values() if g["state"] == "CREATED"]
-    assert [group["strategy"] for group in groups] == ["STRICT_PACK"]
-    assert groups[0]["bundles"] == {0: {"CPU": 2.0}}
-    pool.close()
-    deadline = time.monotonic() + 30
-    while any(group["state"] != "REMOVED" for group in placement_group_table().values()):
-        assert time.monotonic() < deadline, "the placement group was not given back"
-        time.sleep(0.1)
 
 
 def test_options_that_cannot_be_are_refused_by_name(folder):
