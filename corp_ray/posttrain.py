@@ -176,19 +176,37 @@ def evaluate(
     twice. Errors: as `posttrain`.
     """
     given = config.evaluate.model
-    model = given if is_url(given) else str(Path(given).expanduser().resolve())
+    config = replace(config, run=replace(config.run, id=f"{config.run.id}-evaluate"))
+    with model_folder(config) as model, _opened(config, display, connect) as (_, directory, run):
+        rows = run.compare(model, Storage.open(model).name)
+        name = Storage.open(given).name if is_url(given) else Path(given).name
+        content = {"model": given, "test": [asdict(row) for row in rows]}
+        directory.report.write_json(f"evaluate-{name}.json", content)
+    return rows
+
+
+@contextmanager
+def model_folder(config: Config) -> Iterator[str]:
+    """`evaluate.model` as a folder or URL; what a recipe makes lasts as long as this.
+
+    It lies beside the run directories where those are local: engines on other nodes find it there.
+    """
+    given = config.evaluate.model
+    place = Path(given).expanduser().resolve()
     if is_url(given):
         read_recipe(given, "evaluate.model")  # written last: with it a folder is complete
-    elif not given or not Path(model).exists():
+        model, is_recipe = given, Storage.open(given).name.endswith(".json")
+    elif given and place.exists():
+        model, is_recipe = str(place), place.is_file()
+    else:
         raise ConfigError(f"evaluate.model={given!r}: no such folder or recipe")
-    config = replace(config, run=replace(config.run, id=f"{config.run.id}-evaluate"))
-    with tempfile.TemporaryDirectory(prefix="corp-evaluate-") as scratch:
-        name = Storage.open(given).name if is_url(given) else Path(given).name
-        if name.endswith(".json") if is_url(given) else Path(model).is_file():
-            export(model, f"{scratch}/model", config.model.path, config.engine.threads)
-            model = f"{scratch}/model"
-        with _opened(config, display, connect) as (_, directory, run):
-            rows = run.compare(model, Storage.open(model).name)
-            content = {"model": given, "test": [asdict(row) for row in rows]}
-            directory.report.write_json(f"evaluate-{name}.json", content)
-    return rows
+    if not is_recipe:
+        yield model
+        return
+    RunDirectory(config).check_writable()
+    beside = Storage.open(config.run.directory).local
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{config.run.id}-", dir=beside) as scratch:
+        export(model, f"{scratch}/model", config.model.path, config.engine.threads)
+        yield f"{scratch}/model"

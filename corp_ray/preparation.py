@@ -17,6 +17,7 @@ from typing import Any
 
 from corp_ray import config as configuration
 from corp_ray import parameters
+from corp_ray.cloud import DENSE_COORDINATES
 from corp_ray.engines import VLLM_INSTALL, EngineSettings
 from corp_ray.errors import ConfigError
 from corp_ray.noise import NOISE_VERSION
@@ -142,6 +143,7 @@ def with_model(
     _check_engine(folder, config, "engine.kind", config.engine.kind)
     if config.engine.judge:
         _check_engine(folder, config, "engine.judge", config.engine.judge)
+    _check_rounds(config)
     chosen = set(perturbed)
     return Prepared(
         config=config,
@@ -182,6 +184,19 @@ def with_prompt_tokens(prepared: Prepared, longest: int) -> Prepared:
             f"engine.options.max_model_len={chosen}: expected at least {longest + new} ({needed})"
         )
     return replace(prepared, prompt_tokens=longest)
+
+
+def _check_rounds(config: Config) -> None:
+    """ConfigError where a round from a subspace could not be consolidated once it is scored: its
+    candidates share the seeds of all rounds before it."""
+    rounds, size = config.recentering.rounds, config.recentering.population
+    most = size * (config.population.size + rounds * size)
+    if config.recentering.low_rank and rounds and most > DENSE_COORDINATES:
+        raise ConfigError(
+            f"recentering.population={size}: expected fewer, or recentering.low_rank=false; with "
+            f"population.size={config.population.size} and {rounds} rounds a round may have {most:,} "
+            f"coordinates, more than {DENSE_COORDINATES:,}"
+        )
 
 
 def _check_engine(folder: Path, config: Config, setting: str, kind: str) -> None:

@@ -17,6 +17,7 @@ from corp_ray.errors import ConfigError
 FORMAT = "corp_ray results 1"
 PAIRS_FORMAT = "corp_ray paired results 1"
 STRUCTURE_FORMAT = "corp_ray structure 1"
+ROUNDS_FORMAT = "corp_ray rounds 1"
 # Must be equal in all runs: the table's columns would not mean one thing otherwise.
 _ALIKE = ("model", "population", "ensemble_population", "votes")
 _OURS, _BASE, _SINGLE, _VOTE = "committed", "base", "best_single", "majority_vote"
@@ -151,6 +152,34 @@ def structure(diagnoses: Sequence[tuple[str, int, Mapping[str, Any]]]) -> dict[s
         )
     rows.sort(key=lambda row: (row["task"], row["seed"], row["candidates"]))
     return {"format": STRUCTURE_FORMAT, "rows": rows}
+
+
+def rounds(found: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What decided rounds found, given each one's record (`round_record.round_record`) and its run.
+
+    `center` and `best` are mean rewards on support, `constructive` counts the candidates that gain
+    more than they lose; `gate` is the verdict on the best proposal, None where it was not asked.
+    Errors: ConfigError for none.
+    """
+    if not found:
+        raise ConfigError("results: no round is decided in these runs")
+    rows = []
+    for run, record in found:
+        support = record["support"]
+        rows.append(
+            {
+                "run": run,
+                "round": record["round"],
+                "candidates": record["population"] - record.get("set_aside", 0),
+                "center": support["center"],
+                "best": support["best"]["mean"],
+                "constructive": sum(score > 0 for score in support["constructive"].values()),
+                "gate": record["verdict"],
+                "accepted": record["accepted"],
+                "reason": record["reason"],
+            }
+        )
+    return {"format": ROUNDS_FORMAT, "rows": rows}
 
 
 def _by_place(

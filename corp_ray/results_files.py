@@ -35,6 +35,12 @@ def diagnoses_of(addresses: Sequence[str]) -> list[tuple[str, int, dict[str, Any
     return found
 
 
+def rounds_of(addresses: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Run id and record of every run's decided rounds, in order."""
+    runs = [ScoredRun(address) for address in addresses]
+    return [(run.config["run"]["id"], record) for run in runs for record in run.rounds()]
+
+
 def write(
     results: Mapping[str, Any], text: str, *, json: str | None, page: str | None, mark: str = MARK
 ) -> None:

@@ -82,6 +82,36 @@ def _gain_from(elite: Mapping[str, Any] | None, outcome: str) -> str:
     return f"{100 * elite['by_center_outcome'][outcome]['gain']:+.1f}"
 
 
+def rounds_told(results: Mapping[str, Any]) -> str:
+    """The table of `results.rounds` as Markdown."""
+    rows = []
+    for one in results["rows"]:
+        counts = tuple(str(one[key]) for key in ("round", "candidates"))
+        means = tuple(f"{one[key]:.3f}" for key in ("center", "best"))
+        asked = ("–",) * 3
+        if (gate := one["gate"]) is not None:
+            asked = (
+                f"{gate['fixes']} / {gate['regressions']}",
+                f"{gate['p_value']:.2g}",
+                f"{gate['alpha']:.2g}",
+            )
+        decided = "accepted" if one["accepted"] else one["reason"].replace("_", " ")
+        rows.append((one["run"], *counts, *means, str(one["constructive"]), *asked, decided))
+    head = (
+        "run",
+        "round",
+        "candidates",
+        "center, on support",
+        "best",
+        "constructive",
+        "gate: fixes / regressions",
+        "p",
+        "level",
+        "decision",
+    )
+    return _table(head, rows)
+
+
 def answered(results: Mapping[str, Any]) -> str:
     """The table of `results_answers.answers` as Markdown: of each run the opening that gains most."""
     rows = []

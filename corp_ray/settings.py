@@ -14,7 +14,7 @@ from typing import Any
 class RunConfig:
     id: str = ""  # name of the run directory; default: the configuration files' names
     directory: str = "runs"  # local path, or URL that pyarrow or fsspec knows: s3://bucket/prefix
-    seed: int = 0
+    seed: int = 0  # of the population: the same seed, the same candidates
     from_rewards: str = ""  # round 0 rests on the rewards of this run ("."), or of the run there
     report: bool = True  # make report/report.html at the end; jobs/report makes it at any time
 
@@ -48,11 +48,11 @@ class TaskConfig:
     # A .py file; rows: a .jsonl, .json or .parquet file; a family: such a file, its folder, or the
     # folder above it.
     path: str = ""
-    question_field: str = "question"
-    answer_field: str = "answer"
+    question_field: str = "question"  # rows: the column that is asked
+    answer_field: str = "answer"  # rows: the column with the answer
     answer_pattern: str = ""  # rows: regular expression whose group 1 is the answer
     grader: str = "exact"  # rows: exact, numeric or module:function
-    system_prompt: str = ""
+    system_prompt: str = ""  # before every question; empty: none
     sandbox: str = "auto"  # mbpp, humaneval: strict refuses machines that leave something open
     grading_processes: int = 0  # beside each engine; 0: a quarter of the node's CPUs, from 1 to 8
     grading_limit_s: float = 60.0  # what grading one answer may take before it counts as failed
@@ -61,7 +61,7 @@ class TaskConfig:
 
 @dataclass
 class SplitsConfig:
-    seed: int = 0
+    seed: int = 0  # which items go where; the four never share one
     support: int = 500  # scores the population
     validation: int = 100  # chooses quantile, inverse temperature, step
     gate: int = 256  # only the gate sees it
@@ -70,43 +70,47 @@ class SplitsConfig:
 
 @dataclass
 class DecodingConfig:
-    max_new_tokens: int = 64
-    batch_size: int = 64
+    max_new_tokens: int = 64  # an answer is cut there
+    batch_size: int = 64  # prompts at once (vllm: sequences at once)
 
 
 @dataclass
 class PerturbConfig:
     include: list[str] = field(default_factory=lambda: [".*"])  # regular expressions on names
-    exclude: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)  # likewise; what matches is left alone
 
 
 @dataclass
 class PopulationConfig:
-    size: int = 500
+    size: int = 500  # candidates of round 0; more extend a run
+    # standard deviations of the noise; each candidate draws one
     sigmas: list[float] = field(default_factory=lambda: [5e-4, 1e-3, 2e-3])
 
 
 @dataclass
 class ConsolidationConfig:
+    # rewards above which quantile make a candidate elite
     quantiles: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.9])
+    # beta of the softmax that weighs the elite's rewards
     inverse_temperatures: list[float] = field(
         default_factory=lambda: [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
     )
+    # multiples of each consolidated direction that validation chooses from
     steps: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
-    rank: int = 8
+    rank: int = 8  # axes kept of the elite's spread, for the next round's subspace
     compatibility: float = 1.0  # 1 is the paper, 0 leaves the second pass out
 
 
 @dataclass
 class GateConfig:
     alpha: float = 0.05  # error budget of the whole run, all its looks together
-    min_gain: float = 0.0
+    min_gain: float = 0.0  # an update must reliably gain more than this, as a fraction
 
 
 @dataclass
 class RecenteringConfig:
     rounds: int = 3  # rounds after round 0; 0 consolidates once
-    population: int = 100
+    population: int = 100  # candidates of each of those rounds
     max_commits: int = 3  # the first update plus 2
     patience: int = 2  # rejected rounds in a row that end the run
     regression_weight: float = 2.0  # lambda of the constructive score

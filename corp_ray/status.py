@@ -22,7 +22,7 @@ from corp_ray.progress import NAME as PROGRESS
 from corp_ray.records import Verdict
 from corp_ray.remaining import Measured, phase_left_s, run_left_s
 from corp_ray.round_record import describe_verdict
-from corp_ray.run_directory import SET_ASIDE
+from corp_ray.run_directory import METRICS, SET_ASIDE, lines
 from corp_ray.settings import Config, TaskConfig
 from corp_ray.storage import Storage
 from corp_ray.table_summary import TableSummary, summarise
@@ -67,7 +67,7 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
         "commits": sorted(int(name) for name in (root / "commits").folders() if name.isdigit()),
         "rows": rows.by_split(),
         "best_reward": rows.best_reward,
-        "set_aside": root.json_lines(SET_ASIDE),
+        "set_aside": lines(root, SET_ASIDE),
         "restarts": _restarts(root, progress),
         "stop_reason": report.get("stop_reason"),
         "test": report.get("test"),
@@ -138,7 +138,7 @@ def _restarts(root: Storage, progress: Mapping[str, Any] | None) -> int:
     """Engines that the last driver replaced."""
     if progress is not None and progress["engines"]:
         return progress["engines"]["restarts"]
-    phases = root.json_lines("metrics.jsonl")
+    phases = lines(root, METRICS)
     return phases[-1].get("restarts", 0) if phases else 0
 
 

@@ -54,6 +54,10 @@ CASES = {
         ["ray.gpus_per_engine=0.5", "a whole GPU for each"],
     ),
     "nowhere": Case(["engine.pristine=cloud"], ["engine.pristine='cloud'", "device, host, disk"]),
+    "round too large": Case(
+        ["recentering.population=8000", "recentering.rounds=1", "population.size=10000"],
+        ["recentering.population=8000", "low_rank=false", "population.size=10000", "144,000,000"],
+    ),
     "no Ray": Case(["run.directory={}/without_ray"], ["RAY_ADDRESS='127.0.0.1:1'"]),
 }
 

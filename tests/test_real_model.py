@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from corp_ray.engines import make_engine
 from corp_ray.engines.prompts import end_tokens
 from corp_ray.engines.transformers import generate_greedy
 from corp_ray.gate import judge
+from corp_ray.posttrain import model_folder
 from corp_ray.preparation import prepare
 from corp_ray.recipe import Recipe
 from corp_ray.records import Center
@@ -131,6 +133,17 @@ def test_plain_transformers_loads_it_and_answers_as_the_engine(committed, prompt
     assert answers != engine.generate(prompts)
 
 
+def test_a_recipe_is_rebuilt_beside_the_run_directories_where_other_nodes_find_it(
+    committed, tmp_path
+):
+    folder, digest = committed
+    places = [f"run.directory={tmp_path}/runs", f"evaluate.model={folder}/recipe.json"]
+    with model_folder(config.load(str(CONFIG), [*SMALL, *places])) as model:
+        assert Path(model).is_relative_to(tmp_path / "runs")
+        assert checkpoint.folder_digest(Path(model), "bfloat16", threads=2) == digest
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_evaluate_measures_a_folder_and_its_recipe_alike(committed, tmp_path, ray_address):
     folder, _ = committed
     for model in (folder, folder / "recipe.json"):
@@ -148,4 +161,7 @@ def test_evaluate_measures_a_folder_and_its_recipe_alike(committed, tmp_path, ra
     (first, second) = (json.loads(path.read_text())["test"] for path in reports)
     assert [row["mean"] for row in first] == [row["mean"] for row in second]
     assert len(runs.rows(tmp_path / "demo-evaluate")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["demo-evaluate"], (
+        "a rebuilt model is left"
+    )
     assert os.environ.get("RAY_ADDRESS") is None

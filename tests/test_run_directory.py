@@ -14,7 +14,9 @@ from pyarrow import fs
 from corp_ray import config as configuration
 from corp_ray import storage as storage_module
 from corp_ray.errors import ConfigError, RewardTableError
-from corp_ray.run_directory import RunDirectory
+from corp_ray.records import Candidate, Center, Failure
+from corp_ray.run_directory import SET_ASIDE, RunDirectory, lines
+from corp_ray.set_aside import SetAside, noted
 from corp_ray.settings import Config
 from tests.s3_server import CREDENTIALS, serving
 
@@ -318,6 +320,34 @@ def test_metrics_are_lines_and_a_line_cut_short_spoils_no_other(config):
     RunDirectory(config).log_metrics({"phase": "c"})
     whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
     assert [json.loads(line)["phase"] for line in whole] == ["a", "c"]
+
+
+def test_shards_append_to_files_of_their_own_and_are_read_together(config):
+    """A storage that cannot append writes a file anew: of two writers one would lose its line."""
+    whole = opened(config)
+    shards = [RunDirectory(config, shard=f"{n}-of-2") for n in range(2)]
+    for number, directory in enumerate((*shards, whole)):
+        directory.log_metrics({"phase": number})
+        SetAside(directory).add(
+            Center("m", "base"),
+            "support",
+            Candidate(f"r0c{number}", "candidate", 0, ((number, 1.0),)),
+            Failure(number, "lost", 3),
+        )
+    assert whole.root.names("*metrics.jsonl") == [
+        "metrics.jsonl",
+        "score-0-of-2-metrics.jsonl",
+        "score-1-of-2-metrics.jsonl",
+    ]
+    assert [line["phase"] for line in lines(whole.root, "metrics.jsonl")] == [0, 1, 2]
+    found = [line["candidate"] for line in lines(whole.root, SET_ASIDE)]
+    assert found == ["r0c0", "r0c1", "r0c2"]
+    assert len(SetAside(whole)) == len(noted(whole.root)) == 3
+    whole.write_round(0, {"population": 8, "set_aside": 3, "verdict": None})
+    assert opened(config).rounds.names() == ["0.json"]
+    for name in whole.root.names("score-*-set_aside.jsonl"):
+        whole.root.remove(name)
+    assert opened(config).rounds.names() == []
 
 
 class Interrupted:

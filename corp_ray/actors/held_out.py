@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,10 +46,8 @@ class Gate:
     def evaluate(self, scorer: Any, center: Center, candidate: Candidate) -> Evaluation:
         """The candidate's rewards on this actor's split, answered by the leased scorer."""
         rewards = self._open()
-        begin = time.perf_counter()
         prompts = [self._task.prompt(example) for example in self._examples]
-        generations, engine = ray.get(scorer.answer.remote(center, candidate, prompts))
-        seconds = time.perf_counter() - begin
+        generations, seconds, engine = ray.get(scorer.answer.remote(center, candidate, prompts))
         return evaluation(
             rewards.grade(self._examples, [generation.text for generation in generations]),
             generations,

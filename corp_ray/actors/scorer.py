@@ -174,16 +174,18 @@ class Scorer:
     @_on_engine
     async def answer(
         self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
-    ) -> tuple[list[Generation], str]:
-        """Answers of center + candidate by the exact rule, and what the engine is."""
+    ) -> tuple[list[Generation], float, str]:
+        """Answers of center + candidate by the exact rule, the engine's seconds, and what it is."""
         return await self._on_thread(self._answer, center, candidate, prompts)
 
     def _answer(
         self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
-    ) -> tuple[list[Generation], str]:
+    ) -> tuple[list[Generation], float, str]:
         self._use(center)
+        begin = time.perf_counter()
         self._engine.apply(Direction(candidate.scaled))
-        return self._engine.generate(prompts), self._engine.describe()
+        generations = self._engine.generate(prompts)
+        return generations, time.perf_counter() - begin, self._engine.describe()
 
     @_on_engine
     async def digest(self, center: Center, candidate: Candidate) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from corp_ray.run_directory import METRICS, lines
 from corp_ray.scored_run import ScoredRun
 from corp_ray.tasks.splits import NAMES
 
@@ -18,7 +19,7 @@ def cost(
     """
     phases = [
         {"phase": line["phase"], "seconds": line["seconds"], "rows": line["rows"]}
-        for line in run.root.json_lines("metrics.jsonl")
+        for line in lines(run.root, METRICS)
         if {"phase", "seconds", "rows"} <= line.keys()
     ]
     progress = status["progress"] or {}

@@ -11,8 +11,9 @@ import pytest
 from corp_ray import config, population
 from corp_ray.diagnosis import diagnose
 from corp_ray.errors import ConfigError
-from corp_ray.results import collect, pair, structure
-from corp_ray.results_text import answered, insert, pairs, structures, tables
+from corp_ray.results import collect, pair, rounds, structure
+from corp_ray.results_files import rounds_of
+from corp_ray.results_text import answered, insert, pairs, rounds_told, structures, tables
 from corp_ray.scored_run import ScoredRun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -214,6 +215,26 @@ def test_a_tasks_arguments_stand_in_a_table_only_where_they_tell_tasks_apart():
     assert named(*both) == both * 2
 
 
+def test_rounds_are_told_with_what_the_gate_said_or_that_it_was_not_asked():
+    support = {"center": 0.25, "best": {"id": "r0c1", "mean": 0.375}}
+    record = {
+        "round": 0,
+        "population": 3,
+        "set_aside": 1,
+        "support": {**support, "constructive": {"r0c0": 0.0, "r0c1": 0.5}},
+        "verdict": {"fixes": 7, "regressions": 2, "p_value": 0.0898, "alpha": 0.04, "mean": 0.1},
+        "accepted": True,
+        "reason": "gain",
+    }
+    unasked = {"verdict": None, "accepted": False, "reason": "no_gain_on_validation"}
+    found = rounds([("a", record), ("a", {**record, "round": 1, "set_aside": 0, **unasked})])
+    first, second = rounds_told(found).splitlines()[2:]
+    assert first == "| a | 0 | 2 | 0.250 | 0.375 | 1 | 7 / 2 | 0.09 | 0.04 | accepted |"
+    assert second == "| a | 1 | 3 | 0.250 | 0.375 | 1 | – | – | – | no gain on validation |"
+    with pytest.raises(ConfigError, match="no round is decided"):
+        rounds([])
+
+
 def job(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "jobs.results", *map(str, arguments)],
@@ -391,31 +412,12 @@ def test_a_kept_ablation_has_the_settings_of_the_page(ablation):
         assert ScoredRun(str(RESULTS / f"runs/{task}-{ablation}")).config == wanted
 
 
-def second_rounds():
-    """The second rounds of the kept ablation as the page tells them, a line for each task."""
-    lines = []
-    for task in ("chain_sum", "lcm", "letter_counting", "number_sequence"):
-        cells = []
-        for low_rank in ("true", "false"):
-            record = json.loads(
-                (RESULTS / f"runs/{task}-low-rank-{low_rank}/rounds/1.json").read_text()
-            )
-            support, verdict = record["support"], record["verdict"]
-            better = sum(score > 0 for score in support["constructive"].values())
-            gate = "not asked"
-            if verdict:
-                gate = (
-                    f"{verdict['fixes']} / {verdict['regressions']}, p = {verdict['p_value']:.2f}"
-                )
-                gate += ", accepted" if record["accepted"] else ""
-            cells.append(f"{support['best']['mean']:.3f} / {better} | {gate}")
-        lines.append(f"| {task} | {support['center']:.3f} | {' | '.join(cells)} |")
-    return lines
-
-
-def test_the_second_rounds_are_told_as_they_were():
+def test_the_published_rounds_are_those_of_the_kept_runs():
+    found = rounds(rounds_of([str(one) for one in sorted((RESULTS / "runs").glob("*-low-rank-*"))]))
+    assert len(found["rows"]) == 2 * 8
+    assert json.loads((RESULTS / "rounds.json").read_text()) == found
     page = (ROOT / "docs/results.md").read_text()
-    assert "\n".join(second_rounds()) in page
+    assert insert(page, rounds_told(found), "rounds") == page
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
