@@ -36,6 +36,7 @@ class Engine:
     actor: Any
     placed: Any  # reference that is there once its process is
     starting: Any  # reference to its Ready
+    asked: float = field(default_factory=time.monotonic)
     began: float | None = None  # when its process was there: before, it waits for room
     group: PlacementGroup | None = None
     ready: Ready | None = None
@@ -65,9 +66,9 @@ class Fleet:
         Errors: what the first engine said when none can work anywhere.
         """
         places = self.plan.fits(cluster.nodes(self._excluded))
-        if not places and not self.engines and self._excluded:
-            raise next(iter(self._excluded.values()))
         wanted = self.plan.wanted(places) if places or not self._excluded else 0
+        if not wanted and not self.engines and self._excluded:
+            raise next(iter(self._excluded.values()))
         waiting = [e for e in self.engines.values() if e.ready is None]
         for engine in reversed(waiting[: max(len(self.engines) - wanted, 0)]):
             self._end(engine)
@@ -119,6 +120,14 @@ class Fleet:
             for engine in self.engines.values()
             if engine.ready is None and engine.began is not None and now - engine.began > limit_s
         ]
+
+    def check_room(self, limit_s: float) -> None:
+        """Where no engine is ready yet, and those that were had to leave their nodes: what the first
+        said of its own, when none of the others has found a place for so long."""
+        now, engines = time.monotonic(), self.engines.values()
+        late = [e for e in engines if e.began is None and now - e.asked > limit_s]
+        if self._excluded and late and len(late) == len(engines):
+            raise next(iter(self._excluded.values()))
 
     def arrived(self, number: int, ready: Ready) -> Engine | None:
         """An engine has started, or says why it cannot work on its node; None when that is so."""

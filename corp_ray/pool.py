@@ -80,7 +80,7 @@ class Pool:
         self._scheduler = Scheduler(policy)
         self._fleet = Fleet(start, warm, self._expect, plan, name, policy.attempts)
         self._stop, self._watch = stop, watch
-        self._first_s = policy.first_s
+        self._first_s, self._room_s = policy.first_s, policy.room_s
         self._pending: dict[int, _Pending] = {}
         self._looked = self._heard = time.monotonic()
         self._through: Supervised | None = None
@@ -114,6 +114,8 @@ class Pool:
         self._fleet.adjust()
         while not self.ready:
             self.wait()
+            if not self.ready:
+                self._fleet.check_room(self._room_s)
         first = next(e.ready for e in self._fleet.engines.values() if e.ready is not None)
         return list(first.warnings)
 

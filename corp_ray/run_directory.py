@@ -44,6 +44,7 @@ _MOVING = "moving"
 _LOOKS = "looks.jsonl"
 METRICS = "metrics.jsonl"
 SET_ASIDE = "set_aside.jsonl"
+_LEASE = "lease-score-*.json"  # of a shard
 _SHARD = "score-"  # before the shard in the names of what each shard has for itself
 _PACKAGES = (
     "corp-ray",
@@ -66,6 +67,12 @@ def lines(root: Storage, name: str) -> list[dict[str, Any]]:
     return [line for one in names for line in root.json_lines(one)]
 
 
+def shard_leases(root: Storage) -> dict[str, str]:
+    """The lease files of shards that are at work, or were when they were killed, by shard."""
+    before, _, after = _LEASE.partition("*")
+    return {name[len(before) : -len(after)]: name for name in root.names(_LEASE)}
+
+
 class RunDirectory:
     """Folders and small files of one run, on any file system.
 
@@ -83,7 +90,7 @@ class RunDirectory:
         self.report = self.root / "report"
         self._questions = self.root / "questions"
         self._superseded = self.root / "superseded"
-        self.lease = Lease(self.root, f"lease-score-{shard}.json" if shard else "lease.json")
+        self.lease = Lease(self.root, _LEASE.replace("*", shard) if shard else "lease.json")
 
     def check_config(self) -> None:
         """ConfigError when the run id belongs to another configuration; writes nothing."""

@@ -24,7 +24,8 @@ class SchedulePolicy:
     """`in_flight`: calls at one engine, the running one included. `attempts`: engines that a piece
     of work may take down before it is set aside. `straggler`: a second copy starts after so many
     times the median time per unit of size. An engine counts as hung after `hang_floor_s` and `hang`
-    times the longest; after `first_s` in its first call, and while nothing has been measured."""
+    times the longest; after `first_s` in its first call, and while nothing has been measured.
+    `room_s`: how long engines may look for another node where no engine works and one has no use."""
 
     in_flight: int = 2
     attempts: int = 3
@@ -32,6 +33,7 @@ class SchedulePolicy:
     hang: float = 10.0
     hang_floor_s: float = 120.0
     first_s: float = 3600.0
+    room_s: float = 60.0
 
 
 @dataclass

@@ -49,6 +49,7 @@ def schedule_policy(prepared: Prepared) -> SchedulePolicy:
         hang=settings.hang,
         hang_floor_s=settings.hang_floor_s + hanging_s,
         first_s=settings.first_call_s,
+        room_s=settings.wait_s,
     )
 
 
@@ -219,13 +220,14 @@ class Scoring:
         self, center: Center, split: str, asked: Sequence[Candidate], last: str = ""
     ) -> None:
         """EngineError when too many of what is asked for are set aside, by this driver or before."""
-        count = sum(self._set_aside.has(center, split, candidate) for candidate in asked)
+        members = [one for one in asked if one.kind != "center"]
+        count = sum(self._set_aside.has(center, split, one) for one in members)
         share = self._max_set_aside
-        limit = max(1, int(share * len(asked))) if share else 0
+        limit = max(1, int(share * len(members))) if share else 0
         if count > limit:
             raise EngineError(
                 f"{count} candidates of {split} could not be scored{last} (ray.max_set_aside={share:g} "
-                f"allows {limit}; {SET_ASIDE} has the reasons, and without it they are tried again)"
+                f"allows {limit}; *{SET_ASIDE} has the reasons, and without it they are tried again)"
             )
 
     def judged(

@@ -141,7 +141,7 @@ class RayConfig:
     hang_floor_s: float = 120.0  # and not before so many seconds
     # limit of an engine's start, and of its first call, which no measurement bounds
     first_call_s: float = 3600.0
-    wait_s: float = 60.0  # how long a cluster without room for an engine is given to grow
+    wait_s: float = 60.0  # how long a cluster without room for an engine is given to get some
     drain_s: float = 30.0  # how long running candidates may take after SIGTERM
 
 

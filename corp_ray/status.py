@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -22,7 +23,7 @@ from corp_ray.progress import NAME as PROGRESS
 from corp_ray.records import Verdict
 from corp_ray.remaining import Measured, phase_left_s, run_left_s
 from corp_ray.round_record import describe_verdict
-from corp_ray.run_directory import METRICS, SET_ASIDE, lines
+from corp_ray.run_directory import METRICS, SET_ASIDE, lines, shard_leases
 from corp_ray.settings import Config, TaskConfig
 from corp_ray.storage import Storage
 from corp_ray.table_summary import TableSummary, summarise
@@ -51,7 +52,8 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
     config, rounds = _config(root), _rounds(root)
     progress, report = _json(root, PROGRESS), _json(root, "report/test.json") or {}
     rows = summarise(root / "rewards")
-    state, reason = _state(driver, progress, report)
+    shards = {} if driver.state == lease.ALIVE or report else _shards(root, sight_s)
+    state, reason = (RUNNING, "") if shards else _state(driver, progress, report)
     return {
         "directory": location,
         "state": state,
@@ -61,8 +63,9 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
         "task": _task(config["task"]),
         "splits": {name: config["splits"][name] for name in NAMES},
         "driver": {"state": driver.state, "host": driver.host, "pid": driver.pid},
+        "shards": [{"shard": name, "host": s.host, "pid": s.pid} for name, s in shards.items()],
         "progress": progress,
-        "left": _left(config, rounds, rows, progress) if state == RUNNING else None,
+        "left": _left(config, rounds, rows, progress) if driver.state == lease.ALIVE else None,
         "rounds": rounds,
         "commits": sorted(int(name) for name in (root / "commits").folders() if name.isdigit()),
         "rows": rows.by_split(),
@@ -72,6 +75,15 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
         "stop_reason": report.get("stop_reason"),
         "test": report.get("test"),
     }
+
+
+def _shards(root: Storage, sight_s: float) -> dict[str, lease.Sighting]:
+    """The shards that are at work, by name."""
+    found = {
+        shard: lease.sight(partial(_text, root, name), sight_s)
+        for shard, name in shard_leases(root).items()
+    }
+    return {shard: one for shard, one in found.items() if one.state == lease.ALIVE}
 
 
 def _state(

@@ -72,6 +72,8 @@ def _groups(status: Mapping[str, Any], ascii_only: bool) -> Iterator[Iterable[En
 
 def _state(status: Mapping[str, Any]) -> str:
     driver, reason = status["driver"], status["reason"]
+    if status["shards"]:
+        return f"running, shard {', '.join(one['shard'] for one in status['shards'])}"
     where = f"{driver['host']}, process {driver['pid']}"
     if status["state"] == RUNNING:
         return f"running on {where}"

@@ -38,10 +38,10 @@ class FakeEngine:
     offset (the base's logit), die_once (a file whose removal ends the process), wrong_digest
     (report other weights than a direction gives, the self-check's excepted), deaf (directions
     change nothing), lose_once (a file whose removal leaves the engine lost, its process alive),
-    hang_once (a file whose removal leaves the call without an answer), fatal (seeds of candidates
-    that end the process), fatal_steps (those of proposals that do), unfit (a file with the ids of
-    nodes where no engine can load), journal (a file that gets a line "number of prompts, seed" when
-    a direction of one seed is begun)."""
+    lose_first (likewise, in its start), hang_once (a file whose removal leaves the call without an
+    answer), fatal (seeds of candidates that end the process), fatal_steps (those of proposals that
+    do), unfit (a file with the ids of nodes where no engine can load), journal (a file that gets a
+    line "number of prompts, seed" when a direction of one seed is begun)."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
@@ -53,6 +53,7 @@ class FakeEngine:
             "wrong_digest": False,
             "deaf": False,
             "lose_once": "",
+            "lose_first": "",
             "hang_once": "",
             "fatal": [],
             "fatal_steps": [],
@@ -64,7 +65,7 @@ class FakeEngine:
         self._offset, self._die_once = float(options["offset"]), str(options["die_once"])
         self._wrong_digest, self._moved = bool(options["wrong_digest"]), False
         self._deaf, self._lose_once = bool(options["deaf"]), str(options["lose_once"])
-        self._lost = False
+        self._lost, self._lose_first = False, str(options["lose_first"])
         self._hang_once, self._unfit = str(options["hang_once"]), str(options["unfit"])
         self._fatal, self._journal = set(options["fatal"]), str(options["journal"])
         self._fatal_steps = set(options["fatal_steps"])
@@ -75,6 +76,9 @@ class FakeEngine:
     def load(self, center: Center) -> None:
         if self._unfit and _node() in Path(self._unfit).read_text():
             raise CheckpointError(f"{center.path}: no such folder")
+        if self._lose_first and Path(self._lose_first).exists():
+            Path(self._lose_first).unlink()
+            raise EngineLostError("a rank does not answer")
         specs = [s for s in parameters.read_specs(Path(center.path)) if s.is_float]
         self._center = checkpoint.read_tensors(Path(center.path), specs, self._settings.dtype)
         self._working = {name: tensor.clone() for name, tensor in self._center.items()}
@@ -163,3 +167,10 @@ class FakeJudge(FakeEngine):
 
     def describe(self) -> str:
         return f"judge {self._settings.dtype}"
+
+
+class UnfitJudge(FakeJudge):
+    """A judge that works nowhere."""
+
+    def load(self, center: Center) -> None:
+        raise CheckpointError(f"{center.path}: not for this judge")

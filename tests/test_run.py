@@ -147,6 +147,20 @@ def test_an_engine_that_dies_or_is_lost_is_replaced_and_the_commit_is_the_same(
     assert runs.commit_files(tmp_path / "run") == runs.commit_files(finished[0] / "runs/run")
 
 
+def test_an_engine_lost_in_its_start_is_replaced_and_its_node_stays_in_use(
+    finished, tmp_path, ray_address
+):
+    trap = tmp_path / "trap"
+    trap.touch()
+    config = runs.configuration(finished[0], **{"engine.options.lose_first": trap})
+    place = f"run.directory={tmp_path}"
+    code, _, err = runs.run(config, place, "ray.engines=1", RAY_ADDRESS=ray_address)
+    assert code == 0, err
+    assert not trap.exists()
+    assert "an engine failed to start (a rank does not answer); starting another" in err
+    assert runs.commit_files(tmp_path / "run") == runs.commit_files(finished[0] / "runs/run")
+
+
 def test_more_gpus_an_engine_than_a_node_has_is_refused_before_an_engine_starts(
     finished, tmp_path, ray_address
 ):

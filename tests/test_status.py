@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
+from corp_ray.lease import Lease
 from corp_ray.status import read_status
 from corp_ray.status_text import describe, duration, rate
 from corp_ray.storage import Storage
@@ -276,6 +278,26 @@ def test_a_driver_on_another_machine_is_alive_while_its_counter_moves(copy):
     silent = read_status(str(copy), sight_s=0.5)
     assert silent["state"] == "silent"
     assert "its driver (far, process 7) has gone silent" in describe(silent)
+
+
+def test_shards_at_work_are_told_and_one_that_was_killed_is_not(copy):
+    (copy / "report/test.json").unlink()
+    there = Storage.open(copy)
+    shards = [Lease(there, f"lease-score-{n}-of-3.json") for n in (0, 1)]
+    for shard in shards:
+        shard.acquire()
+    gone = {"holder": "h", "host": "far", "pid": 7, "machine": "m", "born": "1", "beats": 1}
+    there.write_json("lease-score-2-of-3.json", gone)
+    try:
+        status = read_status(str(copy), sight_s=0.2)
+    finally:
+        for shard in shards:
+            shard.release()
+    assert [one["shard"] for one in status["shards"]] == ["0-of-3", "1-of-3"]
+    assert {one["pid"] for one in status["shards"]} == {os.getpid()}
+    assert (status["state"], status["left"]) == ("running", None)
+    assert describe(status).splitlines()[0] == "run: running, shard 0-of-3, 1-of-3"
+    assert read_status(str(copy), sight_s=0.2)["shards"] == []
 
 
 def test_a_run_that_failed_says_why(copy):

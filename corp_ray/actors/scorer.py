@@ -22,6 +22,7 @@ from corp_ray.errors import (
     EngineError,
     EngineLostError,
     EngineUnfitError,
+    StorageError,
 )
 from corp_ray.graders import Grading, evaluation
 from corp_ray.model_cache import local_folder
@@ -103,6 +104,8 @@ class Scorer:
             described, said = await asyncio.gather(
                 self._on_thread(self._prepare, center), self._grading.start()
             )
+        except (EngineLostError, StorageError):
+            raise  # of this engine or this moment: another may start here
         except CorpError as error:
             return Ready(context.get_node_id(), error=error)
         return Ready(context.get_node_id(), described, (*self._warnings.lines, *said))

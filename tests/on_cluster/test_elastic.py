@@ -108,8 +108,9 @@ def test_too_many_candidates_set_aside_end_the_run_with_the_reason(tmp_path, ray
     assert last.startswith("error: 2 candidates of support could not be scored")
     assert "ray.max_set_aside=0.05 allows 1" in last
     # Again it ends, not with a smaller population; when it is allowed, from the rows that are there.
-    code, _, err = runs.run(config, RAY_ADDRESS=ray_address)
-    assert code == 1 and "ray.max_set_aside=0.05 allows 1" in err.splitlines()[-1]
+    # A share of the 24 that are members: the center, scored with them, does not make it two.
+    code, _, err = runs.run(config, "ray.max_set_aside=0.08", RAY_ADDRESS=ray_address)
+    assert code == 1 and "ray.max_set_aside=0.08 allows 1" in err.splitlines()[-1]
     for more in ([], ["run.from_rewards=."]):
         code, _, err = runs.run(config, "ray.max_set_aside=0.1", *more, RAY_ADDRESS=ray_address)
         assert code == 0, err
@@ -281,6 +282,38 @@ def test_a_node_without_the_model_is_named_and_left_out(undisturbed, tmp_path, n
     assert code == 2
     assert "no such folder" in err.splitlines()[-1]
     assert not (tmp_path / "none").exists()
+
+
+def test_scorers_that_work_nowhere_end_a_run_whose_judge_has_a_place(tmp_path, nodes):
+    """What is left without one node is the judge's: no other scorer can be started."""
+    marks = tmp_path / "unfit"
+    marks.write_text(" ".join(add_node(nodes).node_id for _ in range(2)))
+    config = runs.workspace(tmp_path / "here")
+    code, _, err = runs.run(
+        config,
+        "engine.judge=tests.fake_engine:FakeJudge",
+        f"engine.options.unfit={marks}",
+        "ray.engines=0",
+        RAY_ADDRESS=nodes.address,
+    )
+    assert code == 2, err
+    assert "no such folder" in err.splitlines()[-1]
+
+
+def test_a_judge_that_works_nowhere_ends_a_run_whose_scorers_hold_all_other_places(tmp_path, nodes):
+    for _ in range(2):
+        add_node(nodes)
+    config = runs.workspace(tmp_path / "here")
+    code, _, err = runs.run(
+        config,
+        "engine.judge=tests.fake_engine:UnfitJudge",
+        "ray.engines=0",
+        "ray.wait_s=3",
+        RAY_ADDRESS=nodes.address,
+    )
+    assert code == 2, err
+    assert "not for this judge" in err.splitlines()[-1]
+    assert not (tmp_path / "here/runs/run/rewards").exists()
 
 
 def test_two_runs_share_a_cluster_without_touching_each_other(undisturbed, tmp_path, ray_address):
