@@ -18,6 +18,7 @@ FORMAT = "corp_ray results 1"
 PAIRS_FORMAT = "corp_ray paired results 1"
 STRUCTURE_FORMAT = "corp_ray structure 1"
 ROUNDS_FORMAT = "corp_ray rounds 1"
+ROUNDING_FORMAT = "corp_ray rounding 1"
 # Must be equal in all runs: the table's columns would not mean one thing otherwise.
 _ALIKE = ("model", "population", "ensemble_population", "votes")
 _OURS, _BASE, _SINGLE, _VOTE = "committed", "base", "best_single", "majority_vote"
@@ -180,6 +181,25 @@ def rounds(found: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
             }
         )
     return {"format": ROUNDS_FORMAT, "rows": rows}
+
+
+def rounding(found: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What rounding left of each run's best step, given its diagnosis's part on it: norms before
+    and after as root mean squares, the share of weights that changed, the cosine of both changes.
+
+    Errors: ConfigError for none.
+    """
+    if not found:
+        raise ConfigError("results: no run was named; expected run directories with a diagnosis")
+    rows = [
+        {
+            "run": run,
+            **{key: one[key] for key in ("proposal", "accepted", "dtype")},
+            **{key: one["total"][key] for key in ("nominal", "ratio", "changed", "cosine")},
+        }
+        for run, one in found
+    ]
+    return {"format": ROUNDING_FORMAT, "rows": rows}
 
 
 def _by_place(

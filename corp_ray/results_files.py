@@ -41,6 +41,18 @@ def rounds_of(addresses: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     return [(run.config["run"]["id"], record) for run in runs for record in run.rounds()]
 
 
+def roundings_of(addresses: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Run id and what its diagnosis of round 0 says of rounding. Errors: ConfigError without one."""
+    found = []
+    for address in addresses:
+        run = ScoredRun(address)
+        diagnosis = stored(run)
+        if not diagnosis or not diagnosis["rounding"]:
+            raise ConfigError(f"{address}: no rounding; jobs.diagnose {address} --rounding says it")
+        found.append((run.config["run"]["id"], diagnosis["rounding"]))
+    return found
+
+
 def write(
     results: Mapping[str, Any], text: str, *, json: str | None, page: str | None, mark: str = MARK
 ) -> None:

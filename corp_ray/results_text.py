@@ -112,6 +112,32 @@ def rounds_told(results: Mapping[str, Any]) -> str:
     return _table(head, rows)
 
 
+def rounded(results: Mapping[str, Any]) -> str:
+    """The table of `results.rounding` as Markdown."""
+    rows = [
+        (
+            one["run"],
+            one["proposal"] or "–",
+            "yes" if one["accepted"] else "no",
+            f"{one['nominal']:.5f}",
+            f"{one['ratio']:.3f}",
+            f"{100 * one['changed']:.1f}",
+            f"{one['cosine']:.4f}",
+        )
+        for one in results["rows"]
+    ]
+    head = (
+        "run",
+        "step",
+        "accepted",
+        "change per weight, rms",
+        "after rounding / before",
+        "% of weights changed",
+        "cosine",
+    )
+    return _table(head, rows)
+
+
 def answered(results: Mapping[str, Any]) -> str:
     """The table of `results_answers.answers` as Markdown: of each run the opening that gains most."""
     rows = []

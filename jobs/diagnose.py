@@ -37,6 +37,7 @@ def main() -> None:
         rounding=given.rounding,
         threads=given.threads,
     )
+    (run.root / "report").make()
     run.root.write_json(file_of(given.round), found)
     sys.stdout.write(json.dumps(found) + "\n" if given.json else describe(found))
 

@@ -58,7 +58,8 @@ def gate_plot(looks: Sequence[Content]) -> Plot:
         for look in looks
     )
     text = (
-        f"The dot is the mean gain, the bar ends at its lower bound. {said[:1].upper()}{said[1:]}. "
+        "The dot is the mean gain, the bar ends at its one-sided lower bound. "
+        f"{said[:1].upper()}{said[1:]}. "
         f"The dashed line is the threshold, {100 * looks[-1]['threshold']:g} points."
     )
     return Plot("gate", "Looks at the gate", text, draw, height=86 + 54 * len(looks))

@@ -133,7 +133,19 @@ def test_every_number_of_the_summary_table_is_the_one_in_report_json(browser, ro
             if search["candidates"]:
                 value = cells["search"].query_selector("data").get_attribute("value")
                 assert float(value) == search["engine_s"]
-                assert f"{search['answers']:,} answers" in cells["search"].inner_text()
+                said = cells["search"].inner_text()
+                assert f"{search['candidates']:,} directions" in said
+                assert f"{search['answers']:,} answers" in said
+                assert f"{search['generated_tokens']:,} tokens" in said
+            over = row.get("gain_over_best_single")
+            cell = cells.get("gain_over_best_single")
+            if cell is None or over is None:
+                assert over is None and (cell is None or shown(cell.inner_text()) is None)
+                continue
+            assert float(cell.query_selector("data").get_attribute("value")) == over["gain"]
+            ends = cell.query_selector("small").inner_text().split(" to ")
+            for value, key in zip([cell.inner_text(), *ends], ("gain", "low", "high"), strict=True):
+                assert shown(value) == pytest.approx(100 * over[key], abs=0.051)
 
 
 def test_the_tables_of_a_diagnosis_hold_its_numbers_and_names(browser, root):

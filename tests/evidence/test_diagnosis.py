@@ -1,6 +1,7 @@
 """jobs/diagnose on whole runs with rewards of known structure, and on tables with none."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -82,6 +83,13 @@ def test_the_rank_planted_in_a_whole_run_is_found_from_its_directory(rank_two):
     assert found["rounding"]["step"] == best["step"]
     assert found["rounding"]["total"]["cosine"] > 0.99
     assert sum(row["elements"] for row in found["rounding"]["rows"]) == 3504
+
+
+def test_a_directory_with_rewards_alone_is_diagnosed(tmp_path):
+    shutil.copytree(ROOT / "docs/results/populations/lcm-0", tmp_path / "kept")
+    code, _, err = job(tmp_path / "kept", "--halvings", "2", "--permutations", "19")
+    assert code == 0, err
+    assert json.loads((tmp_path / "kept/report/diagnosis.json").read_text())["candidates"] == 400
 
 
 def test_a_reward_of_full_rank_in_a_whole_run_is_not_called_low_rank(tmp_path):

@@ -1,6 +1,7 @@
 """Several runs as one table: its figures by hand, what may not be mixed, the page around it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,7 +14,16 @@ from corp_ray.diagnosis import diagnose
 from corp_ray.errors import ConfigError
 from corp_ray.results import collect, pair, rounds, structure
 from corp_ray.results_files import rounds_of
-from corp_ray.results_text import answered, insert, pairs, rounds_told, structures, tables
+from corp_ray.results_kinds import KINDS
+from corp_ray.results_text import (
+    answered,
+    insert,
+    pairs,
+    rounded,
+    rounds_told,
+    structures,
+    tables,
+)
 from corp_ray.scored_run import ScoredRun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -213,6 +223,34 @@ def test_a_tasks_arguments_stand_in_a_table_only_where_they_tell_tasks_apart():
     assert named('sum {"terms": 2}', "lcm") == ["lcm", "sum"] * 2
     both = ['sum {"terms": 2}', 'sum {"terms": 3}']
     assert named(*both) == both * 2
+
+
+def test_the_published_roundings_are_told_and_are_those_of_the_kept_runs_steps():
+    found = json.loads((RESULTS / "rounding.json").read_text())
+    page = (ROOT / "docs/results.md").read_text()
+    assert insert(page, rounded(found), "rounding") == page
+    assert [row["run"] for row in found["rows"]] == [run.name for run in RUNS]
+    for row, run in zip(found["rows"], RUNS, strict=True):
+        record = json.loads((run / "rounds/0.json").read_text())
+        assert (row["proposal"], row["accepted"]) == (record["best"], record["accepted"])
+
+
+def test_a_runs_rounding_is_that_of_its_diagnosis_and_is_asked_for_where_it_is_not(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(KEPT[0], copy)
+    (copy / "report").mkdir()
+    total = {"nominal": 0.002, "realised": 0.0021, "ratio": 1.05, "changed": 0.5, "cosine": 0.75}
+    part = {"proposal": None, "accepted": False, "dtype": "bfloat16", "total": total, "rows": []}
+    diagnosis = {"round": 0, "candidates": 400, "examples": 64, "equals_record": None}
+    for rounding in (part, None):
+        (copy / "report/diagnosis.json").write_text(json.dumps(diagnosis | {"rounding": rounding}))
+        if rounding is None:
+            with pytest.raises(ConfigError, match="no rounding; jobs"):
+                KINDS["rounding"].collect([str(copy)])
+        else:
+            found = KINDS["rounding"].collect([str(copy)])
+            line = KINDS["rounding"].tell(found).splitlines()[-1]
+            assert line == "| chain_sum-randopt-0 | – | no | 0.00200 | 1.050 | 50.0 | 0.7500 |"
 
 
 def test_rounds_are_told_with_what_the_gate_said_or_that_it_was_not_asked():
