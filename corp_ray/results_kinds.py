@@ -1,4 +1,4 @@
-"""The tables of several runs that rest on no comparison: what is read, what is shown."""
+"""Tables of several runs beside their comparisons: what each is made of, and its Markdown."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Of each run's report/compare.json (jobs.compare makes it). `--against` sets a row of the runs against
 one of others, or of themselves, on the same tasks, seeds and items, such as an ablation:
-`python -m jobs.results runs/A --against runs/A --rows ungated reward_softmax`. The other kinds of
-table need no comparison. `--page` puts it between the marks of a Markdown page. Needs no Ray.
+`python -m jobs.results runs/A --against runs/A --rows ungated reward_softmax`. `--page` puts a table
+between the marks of a Markdown page. Needs no Ray.
 """
 
 import argparse
