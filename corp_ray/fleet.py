@@ -57,25 +57,34 @@ class Fleet:
     restarts: int = 0
     _numbers: int = 0
     _failures: int = 0  # starts in a row that no engine survived
-    _resting_until: float = 0.0  # no engine is started before, while others work
-    _excluded: dict[str, CorpError] = field(default_factory=dict)  # by node
+    _failing_since: float = 0.0  # when the first of them failed
+    _resting_until: float = 0.0  # no engine is started before, while others work or still may
+    _excluded: set[str] = field(default_factory=set)  # nodes
+    _reason: CorpError | None = None  # why the last engine that is gone had to leave its node
 
     def adjust(self) -> None:
         """Start engines where there is room for more; withdraw those that wait for a lost place.
 
-        Errors: what the first engine said when none can work anywhere.
+        Errors: what the last engine said when none can work anywhere.
         """
         places = self.plan.fits(cluster.nodes(self._excluded))
         wanted = self.plan.wanted(places) if places or not self._excluded else 0
-        if not wanted and not self.engines and self._excluded:
-            raise next(iter(self._excluded.values()))
+        if not wanted and not self.engines and self._reason is not None:
+            raise self._reason
         waiting = [e for e in self.engines.values() if e.ready is None]
         for engine in reversed(waiting[: max(len(self.engines) - wanted, 0)]):
             self._end(engine)
-        none_ready = all(engine.ready is None for engine in self.engines.values())
-        if none_ready or time.monotonic() >= self._resting_until:
+        if not self._others_may_work() or time.monotonic() >= self._resting_until:
             while len(self.engines) < wanted:
                 self._start_one()
+
+    def _others_may_work(self) -> bool:
+        """Whether an engine is ready, or at its start since before the last ones failed."""
+        return any(
+            engine.ready is not None
+            or (engine.began is not None and engine.asked < self._failing_since)
+            for engine in self.engines.values()
+        )
 
     def _start_one(self) -> None:
         self._numbers += 1
@@ -122,12 +131,12 @@ class Fleet:
         ]
 
     def check_room(self, limit_s: float) -> None:
-        """Where no engine is ready yet, and those that were had to leave their nodes: what the first
-        said of its own, when none of the others has found a place for so long."""
+        """Errors: what the last engine said of its node, when none works and none of those started
+        since has found a place for so long."""
         now, engines = time.monotonic(), self.engines.values()
         late = [e for e in engines if e.began is None and now - e.asked > limit_s]
-        if self._excluded and late and len(late) == len(engines):
-            raise next(iter(self._excluded.values()))
+        if self._reason is not None and late and len(late) == len(engines):
+            raise self._reason
 
     def arrived(self, number: int, ready: Ready) -> Engine | None:
         """An engine has started, or says why it cannot work on its node; None when that is so."""
@@ -148,27 +157,32 @@ class Fleet:
             error = type(error)(f"node {addresses.get(node, node[:12])}: {error}")
         if node not in self._excluded:
             log.warning("%s; no engine is started there any more", error)
-            self._excluded[node] = error
+            self._excluded.add(node)
+        self._reason = error
         self.drop(number)
 
     def failed(self, number: int, reason: str) -> None:
         """An engine was lost before it was ready. Errors: EngineError when that goes on, and no
-        engine is ready; where others work, longer and longer pauses come between the starts."""
+        other works or is on its way; else longer and longer pauses come between the starts."""
         self._failures += 1
-        if any(engine.ready is not None for engine in self.engines.values()):
+        if self._failures == 1:
+            self._failing_since = time.monotonic()
+        most = self.attempts * max(len(self.engines), 1)
+        self.lost(number)
+        if self._others_may_work():
             rest_s = min(_REST_S * 2.0 ** (self._failures - 1), _LONGEST_REST_S)
             self._resting_until = time.monotonic() + rest_s
             log.warning("an engine failed to start (%s); another in %.0f s", reason, rest_s)
-        elif self._failures >= self.attempts * max(len(self.engines), 1):
+        elif self._failures >= most:
             raise EngineError(f"an engine failed to start {self._failures} times: {reason}")
         else:
             log.warning("an engine failed to start (%s); starting another", reason)
-        self.lost(number)
 
     def lost(self, number: int) -> None:
         """An engine is gone; the next `adjust` starts another if there is room."""
         if number in self.engines:
             self.restarts += 1
+            self._reason = None  # its node was not why
             self.drop(number)
 
     def drop(self, number: int) -> None:

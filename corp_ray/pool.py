@@ -114,8 +114,6 @@ class Pool:
         self._fleet.adjust()
         while not self.ready:
             self.wait()
-            if not self.ready:
-                self._fleet.check_room(self._room_s)
         first = next(e.ready for e in self._fleet.engines.values() if e.ready is not None)
         return list(first.warnings)
 
@@ -309,6 +307,7 @@ class Pool:
             for number in self._fleet.late(self._first_s):
                 self._fleet.failed(number, f"not ready after {self._first_s:g} s")
             self._fleet.adjust()
+            self._fleet.check_room(self._room_s)
             self._watch()
         if now - self._heard >= _PATIENCE_S:
             self._heard = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -203,10 +204,14 @@ def model_folder(config: Config) -> Iterator[str]:
     if not is_recipe:
         yield model
         return
-    RunDirectory(config).check_writable()
-    beside = Storage.open(config.run.directory).local
+    directory = RunDirectory(config)
+    directory.check_writable()
+    directory.lease.check_free()
+    beside, mark = directory.root.parent.local, f".{config.run.id}="  # no run's own name
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{config.run.id}-", dir=beside) as scratch:
+        for left in beside.glob(f"{mark}*"):  # by a job that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=mark, dir=beside) as scratch:
         export(model, f"{scratch}/model", config.model.path, config.engine.threads)
         yield f"{scratch}/model"

@@ -25,7 +25,7 @@ class SchedulePolicy:
     of work may take down before it is set aside. `straggler`: a second copy starts after so many
     times the median time per unit of size. An engine counts as hung after `hang_floor_s` and `hang`
     times the longest; after `first_s` in its first call, and while nothing has been measured.
-    `room_s`: how long engines may look for another node where no engine works and one has no use."""
+    `room_s`: how long engines may wait for another node where none works and one has refused."""
 
     in_flight: int = 2
     attempts: int = 3

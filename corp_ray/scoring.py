@@ -35,6 +35,7 @@ from corp_ray.supervised import Supervised
 
 Asked = tuple[Center, str, Candidate]  # a row of the reward table: center, split, candidate
 _HANGING_ANSWERS = 10  # of one call, graded one after the other
+_ROOM_S = 60.0  # that engines have at least to find another node: processes start slowly
 _GATE_CALLS = 16  # pieces of gate work that may be under way at once, at least
 
 
@@ -49,7 +50,7 @@ def schedule_policy(prepared: Prepared) -> SchedulePolicy:
         hang=settings.hang,
         hang_floor_s=settings.hang_floor_s + hanging_s,
         first_s=settings.first_call_s,
-        room_s=settings.wait_s,
+        room_s=max(settings.wait_s, _ROOM_S),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -36,7 +37,8 @@ _MARKS = ("config.yaml", "environment.json", lease.FILE)
 def read_status(location: str, *, sight_s: float = lease.SIGHT_S) -> dict[str, Any]:
     """What is known of the run in a directory, as plain data fit for JSON.
 
-    While the lease is another machine's this takes until its counter moves, `sight_s` at most.
+    While a lease is another machine's this takes until its counter moves, `sight_s` at most; for
+    shards as long again.
     Errors: ConfigError when there is no such place, or no run in it.
     """
     try:
@@ -79,11 +81,12 @@ def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
 
 def _shards(root: Storage, sight_s: float) -> dict[str, lease.Sighting]:
     """The shards that are at work, by name."""
-    found = {
-        shard: lease.sight(partial(_text, root, name), sight_s)
-        for shard, name in shard_leases(root).items()
-    }
-    return {shard: one for shard, one in found.items() if one.state == lease.ALIVE}
+    names = shard_leases(root)
+    with ThreadPoolExecutor(max(len(names), 1)) as threads:  # each may take sight_s
+        found = threads.map(
+            lambda name: lease.sight(partial(_text, root, name), sight_s), names.values()
+        )
+        return {s: one for s, one in zip(names, found, strict=True) if one.state == lease.ALIVE}
 
 
 def _state(

@@ -91,6 +91,13 @@ def test_a_place_where_no_engine_comes_up_does_not_end_the_work_of_others(pool, 
     assert len([d for d in outcomes(toys, 5, {}) if isinstance(d, Done)]) == 5
 
 
+def test_a_place_where_no_engine_comes_up_does_not_end_the_start_of_another(pool):
+    """It fails oftener than a run without any engine would bear, and the other is not ready yet."""
+    toys = pool("late", "broken", engines=2)
+    assert toys.ready == 1
+    assert 0 < toys.restarts < 6, "starts that fail while another is on its way have pauses"
+
+
 def test_where_no_engine_comes_up_at_all_the_run_ends_with_the_reason(pool):
     with pytest.raises(EngineError, match=r"failed to start 3 times: .*by zero"):
         pool("broken", engines=1)
@@ -105,6 +112,7 @@ def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(pool):
     def groups(state):
         return [g for g in placement_group_table().values() if g["state"] == state]
 
+    before = len(groups("REMOVED"))
     toys = pool("slow", "toy", engines=1, policy=SchedulePolicy(first_s=2.0), ranks=2)
     assert (toys.ready, toys.restarts) == (1, 1)
     assert len([d for d in outcomes(toys, 3, {}) if isinstance(d, Done)]) == 3
@@ -112,7 +120,7 @@ def test_an_engine_of_two_ranks_gets_one_node_and_gives_it_back(pool):
     assert (group["strategy"], group["bundles"]) == ("STRICT_PACK", {0: {"CPU": 2.0}})
     toys.close()
     deadline = time.monotonic() + 30
-    while len(groups("REMOVED")) < 2:  # that of the late engine, too
+    while len(groups("REMOVED")) < before + 2:  # that of the late engine, too
         assert time.monotonic() < deadline, "a placement group was not given back"
         time.sleep(0.1)
 

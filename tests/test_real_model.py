@@ -137,6 +137,8 @@ def test_a_recipe_is_rebuilt_beside_the_run_directories_where_other_nodes_find_i
     committed, tmp_path
 ):
     folder, digest = committed
+    killed = tmp_path / "runs/.demo=x/model"
+    killed.mkdir(parents=True)
     places = [f"run.directory={tmp_path}/runs", f"evaluate.model={folder}/recipe.json"]
     with model_folder(config.load(str(CONFIG), [*SMALL, *places])) as model:
         assert Path(model).is_relative_to(tmp_path / "runs")

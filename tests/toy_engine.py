@@ -21,6 +21,8 @@ class Toy:
     def ready(self) -> Ready:
         if self._description == "slow":
             time.sleep(600)
+        if self._description == "late":
+            time.sleep(15)
         if self._description == "broken":
             raise ZeroDivisionError("by zero")
         return Ready(ray.get_runtime_context().get_node_id(), self._description)

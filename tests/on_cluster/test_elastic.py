@@ -308,7 +308,6 @@ def test_a_judge_that_works_nowhere_ends_a_run_whose_scorers_hold_all_other_plac
         config,
         "engine.judge=tests.fake_engine:UnfitJudge",
         "ray.engines=0",
-        "ray.wait_s=3",
         RAY_ADDRESS=nodes.address,
     )
     assert code == 2, err
