@@ -59,24 +59,30 @@ class Fleet:
     _failures: int = 0  # starts in a row that no engine survived
     _failing_since: float = 0.0  # when the first of them failed
     _resting_until: float = 0.0  # no engine is started before, while others work or still may
+    _good: set[str] = field(default_factory=set)  # nodes where an engine worked, not excluded since
     _excluded: set[str] = field(default_factory=set)  # nodes
-    _reason: CorpError | None = None  # why the last engine that is gone had to leave its node
+    _reason: CorpError | None = None  # why the last of them
 
     def adjust(self) -> None:
         """Start engines where there is room for more; withdraw those that wait for a lost place.
 
-        Errors: what the last engine said when none can work anywhere.
+        Errors: what the last engine said when none can work anywhere. Where one could, on a node
+        that is gone, nodes are waited for.
         """
         places = self.plan.fits(cluster.nodes(self._excluded))
         wanted = self.plan.wanted(places) if places or not self._excluded else 0
-        if not wanted and not self.engines and self._reason is not None:
-            raise self._reason
+        if not wanted and not self.engines:
+            self._check_hope()
         waiting = [e for e in self.engines.values() if e.ready is None]
         for engine in reversed(waiting[: max(len(self.engines) - wanted, 0)]):
             self._end(engine)
         if not self._others_may_work() or time.monotonic() >= self._resting_until:
             while len(self.engines) < wanted:
                 self._start_one()
+
+    def _check_hope(self) -> None:
+        if self._reason is not None and not self._good:
+            raise self._reason
 
     def _others_may_work(self) -> bool:
         """Whether an engine is ready, or at its start since before the last ones failed."""
@@ -131,12 +137,12 @@ class Fleet:
         ]
 
     def check_room(self, limit_s: float) -> None:
-        """Errors: what the last engine said of its node, when none works and none of those started
-        since has found a place for so long."""
+        """Errors: what the last engine said of its node, when none has worked anywhere else, and none
+        of those started since has found a place for so long."""
         now, engines = time.monotonic(), self.engines.values()
         late = [e for e in engines if e.began is None and now - e.asked > limit_s]
-        if self._reason is not None and late and len(late) == len(engines):
-            raise self._reason
+        if late and len(late) == len(engines):
+            self._check_hope()
 
     def arrived(self, number: int, ready: Ready) -> Engine | None:
         """An engine has started, or says why it cannot work on its node; None when that is so."""
@@ -148,6 +154,7 @@ class Fleet:
             return None
         self._failures = 0
         engine.ready = ready
+        self._good |= {ready.node} - self._excluded
         return engine
 
     def exclude(self, number: int, node: str, error: CorpError) -> None:
@@ -158,6 +165,7 @@ class Fleet:
         if node not in self._excluded:
             log.warning("%s; no engine is started there any more", error)
             self._excluded.add(node)
+        self._good.discard(node)
         self._reason = error
         self.drop(number)
 
@@ -182,7 +190,6 @@ class Fleet:
         """An engine is gone; the next `adjust` starts another if there is room."""
         if number in self.engines:
             self.restarts += 1
-            self._reason = None  # its node was not why
             self.drop(number)
 
     def drop(self, number: int) -> None:

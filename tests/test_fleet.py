@@ -10,6 +10,7 @@ from corp_ray import fleet as module
 from corp_ray.cluster import EnginePlan
 from corp_ray.errors import EngineError
 from corp_ray.fleet import Fleet
+from corp_ray.records import Ready
 
 
 class Actor:
@@ -69,6 +70,7 @@ def test_what_an_engine_said_ends_the_run_when_the_judges_place_alone_is_left(fl
 def test_a_node_that_goes_later_is_waited_for(fleet, nodes):
     fleet.exclude(1, "a", EngineError("no model"))
     fleet.adjust()
+    fleet.arrived(2, Ready("b", "an engine"))
     nodes.remove("b")
     fleet.lost(2)
     fleet.adjust()
@@ -76,6 +78,15 @@ def test_a_node_that_goes_later_is_waited_for(fleet, nodes):
     nodes.append("d")
     fleet.adjust()
     assert list(fleet.engines) == [3]
+
+
+def test_an_engine_lost_on_a_node_that_is_left_out_is_not_waited_for(fleet, nodes):
+    fleet.arrived(2, Ready("b", "an engine"))
+    fleet.exclude(1, "b", EngineError("other weights"))  # a third one, on the same node
+    nodes.remove("a")
+    fleet.lost(2)
+    with pytest.raises(EngineError, match="node at b: other weights"):
+        fleet.adjust()
 
 
 def test_an_engine_that_had_to_leave_its_node_and_finds_no_other_ends_the_run(fleet, nodes):
@@ -88,7 +99,8 @@ def test_an_engine_that_had_to_leave_its_node_and_finds_no_other_ends_the_run(fl
     time.sleep(0.01)
     with pytest.raises(EngineError, match="node at a: no model"):
         fleet.check_room(0.0)
+    fleet.arrived(2, Ready("b", "an engine"))
     fleet.lost(2)
     fleet.adjust()
     time.sleep(0.01)
-    fleet.check_room(0.0)
+    fleet.check_room(0.0)  # the place there is taken, and may be free again
