@@ -81,6 +81,7 @@ class Fleet:
                 self._start_one()
 
     def _check_hope(self) -> None:
+        """Errors: what the last engine said of its node, when there is none where one worked."""
         if self._reason is not None and not self._good:
             raise self._reason
 
@@ -140,8 +141,7 @@ class Fleet:
         """Errors: what the last engine said of its node, when none has worked anywhere else, and none
         of those started since has found a place for so long."""
         now, engines = time.monotonic(), self.engines.values()
-        late = [e for e in engines if e.began is None and now - e.asked > limit_s]
-        if late and len(late) == len(engines):
+        if engines and all(e.began is None and now - e.asked > limit_s for e in engines):
             self._check_hope()
 
     def arrived(self, number: int, ready: Ready) -> Engine | None:

@@ -36,9 +36,8 @@ class ScoredRun:
     def __init__(self, address: str):
         self.root = Storage.open(address, "run directory")
         self.address = address
-        self._checked: set[str] = (
-            set()
-        )  # parts of the table whose rows are whole; none ever changes
+        # Parts of the table whose rows are whole; none ever changes.
+        self._checked: set[str] = set()
         if not self.root.exists("config.yaml"):
             raise ConfigError(f"{address}: no run there (a run directory has a config.yaml)")
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -50,7 +49,7 @@ def read_status(location: str, *, sight_s: float = lease.SIGHT_S) -> dict[str, A
 def _read(location: str, root: Storage, sight_s: float) -> dict[str, Any]:
     if not any(root.exists(mark) for mark in _MARKS):
         raise ConfigError(f"{location}: no run there (a run directory has a config.yaml)")
-    driver = lease.sight(lambda: _text(root, lease.FILE), sight_s)
+    driver = _sight(root, lease.FILE, sight_s)
     config, rounds = _config(root), _rounds(root)
     progress, report = _json(root, PROGRESS), _json(root, "report/test.json") or {}
     rows = summarise(root / "rewards")
@@ -83,10 +82,13 @@ def _shards(root: Storage, sight_s: float) -> dict[str, lease.Sighting]:
     """The shards that are at work, by name."""
     names = shard_leases(root)
     with ThreadPoolExecutor(max(len(names), 1)) as threads:  # each may take sight_s
-        found = threads.map(
-            lambda name: lease.sight(partial(_text, root, name), sight_s), names.values()
-        )
+        found = threads.map(lambda name: _sight(root, name, sight_s), names.values())
         return {s: one for s, one in zip(names, found, strict=True) if one.state == lease.ALIVE}
+
+
+def _sight(root: Storage, name: str, sight_s: float) -> lease.Sighting:
+    """Who holds the lease in a file."""
+    return lease.sight(lambda: _text(root, name), sight_s)
 
 
 def _state(

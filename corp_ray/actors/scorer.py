@@ -142,13 +142,9 @@ class Scorer:
         prompts: Sequence[Messages],
         loop: asyncio.AbstractEventLoop,
     ) -> Future[Evaluation]:
-        begin = time.perf_counter()
-        if candidate.kind == "proposal":
-            self._engine.apply_step(candidate.step)
-        else:
-            self._engine.apply(Direction(candidate.scaled))
-        generations = self._engine.generate(prompts)
-        seconds, engine = time.perf_counter() - begin, self._engine.describe()
+        generations, seconds, engine = self._written(
+            candidate, prompts, stepped=candidate.kind == "proposal"
+        )
         return asyncio.run_coroutine_threadsafe(
             self._graded(work, candidate, generations, seconds, engine), loop
         )
@@ -185,8 +181,18 @@ class Scorer:
         self, center: Center, candidate: Candidate, prompts: Sequence[Messages]
     ) -> tuple[list[Generation], float, str]:
         self._use(center)
+        return self._written(candidate, prompts)
+
+    def _written(
+        self, candidate: Candidate, prompts: Sequence[Messages], *, stepped: bool = False
+    ) -> tuple[list[Generation], float, str]:
+        """What the engine writes at a candidate, in how many seconds, and what it is; `stepped`
+        moves by the held sum, else the exact rule does."""
         begin = time.perf_counter()
-        self._engine.apply(Direction(candidate.scaled))
+        if stepped:
+            self._engine.apply_step(candidate.step)
+        else:
+            self._engine.apply(Direction(candidate.scaled))
         generations = self._engine.generate(prompts)
         return generations, time.perf_counter() - begin, self._engine.describe()
 

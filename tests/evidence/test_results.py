@@ -242,15 +242,13 @@ def test_a_runs_rounding_is_that_of_its_diagnosis_and_is_asked_for_where_it_is_n
     total = {"nominal": 0.002, "realised": 0.0021, "ratio": 1.05, "changed": 0.5, "cosine": 0.75}
     part = {"proposal": None, "accepted": False, "dtype": "bfloat16", "total": total, "rows": []}
     diagnosis = {"round": 0, "candidates": 400, "examples": 64, "equals_record": None}
-    for rounding in (part, None):
-        (copy / "report/diagnosis.json").write_text(json.dumps(diagnosis | {"rounding": rounding}))
-        if rounding is None:
-            with pytest.raises(ConfigError, match="no rounding; jobs"):
-                KINDS["rounding"].collect([str(copy)])
-        else:
-            found = KINDS["rounding"].collect([str(copy)])
-            line = KINDS["rounding"].tell(found).splitlines()[-1]
-            assert line == "| chain_sum-randopt-0 | – | no | 0.00200 | 1.050 | 50.0 | 0.7500 |"
+    kind, file = KINDS["rounding"], copy / "report/diagnosis.json"
+    file.write_text(json.dumps(diagnosis | {"rounding": part}))
+    line = kind.tell(kind.collect([str(copy)])).splitlines()[-1]
+    assert line == "| chain_sum-randopt-0 | – | no | 0.00200 | 1.050 | 50.0 | 0.7500 |"
+    file.write_text(json.dumps(diagnosis | {"rounding": None}))
+    with pytest.raises(ConfigError, match="no rounding; jobs"):
+        kind.collect([str(copy)])
 
 
 def test_rounds_are_told_with_what_the_gate_said_or_that_it_was_not_asked():
